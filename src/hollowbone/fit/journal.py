@@ -34,7 +34,7 @@ class Journal:
             self._records = _read(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (open for the journal's life)
+            self._file = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115  (open for the journal's life)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -90,10 +90,14 @@ class Journal:
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     records = {}
     try:
-        text = path.read_text(encoding="utf-8")
+        lines = path.read_bytes().decode().split("\n")  # not splitlines: text in JSON may hold its other separators
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a journal: it is not UTF-8 text") from error
     except OSError as error:
         raise UserError(f"cannot read the journal {path}: {error.strerror or error}") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
         try:
             record = json.loads(line)
             records[record["key"]] = {"kind": record["kind"], "value": record["value"], "key": record["key"]}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hollowbone.runtime.base import Timing
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 METRICS: dict[str, str] = {
     "latency": "ms",
@@ -62,6 +65,16 @@ class Cost:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, None where unknown."""
         return asdict(self)
+
+    def __rich__(self) -> Table:
+        from hollowbone.measure.table import cost_table
+
+        return cost_table(self)
+
+    def _repr_html_(self) -> str:
+        from hollowbone.measure.table import as_html, cost_table
+
+        return as_html(cost_table(self))
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Cost:

@@ -1,0 +1,1 @@
+"""Networks: a card for every variant, a registry, checkpoints, and the forms in which networks ship."""

@@ -41,6 +41,8 @@ class Backbone(nn.Module):
     in_chans: int
     num_features: int
     feature_info: tuple[FeatureInfo, ...]
+    heads: tuple[str, ...] = ()
+    """Names of the submodules that depend on the number of classes."""
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """Maps (B, C_i, H_i, W_i) at the strides of `feature_info`, finest first."""
@@ -71,7 +73,7 @@ class ModelCard:
     measured exact counts at `input_size`; `reference_params` is set where the published code counts parameters that no
     output depends on, and `note` says which. `dead` names parameters (glob patterns) that get no gradient in training.
     `keys` maps the name of a foreign checkpoint layout ("official", "timm", "torchvision") to a function from that layout's
-    state dict to ours.
+    state dict to ours. `hub` is the Hugging Face id of the weights that `pretrained=True` reads, empty where there are none.
     """
 
     name: str
@@ -91,12 +93,15 @@ class ModelCard:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     note: str = ""
+    hub: str = ""
 
     def tiny(self, **overrides: Any) -> nn.Module:
         """The same code with small numbers, for tests."""
         return self.build(**{**self.tiny_overrides, **overrides})
 
-    def example(self, *, batch: int = 1, in_chans: int | None = None, resolution: int | tuple[int, int] | None = None, seed: int = 0) -> Example:
+    def example(
+        self, *, batch: int = 1, in_chans: int | None = None, resolution: int | tuple[int, int] | None = None, seed: int = 0
+    ) -> Example:
         """Random inputs (B, C, H, W) at the card's size, or the size given."""
         channels, height, width = self.input_size
         if resolution is not None:

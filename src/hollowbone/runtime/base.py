@@ -115,11 +115,24 @@ class Device(Protocol):
         """Hexadecimal digest of the facts on which timings depend; the key of everything cached."""
         ...
 
-    def time(self, artifact: Artifact, inputs: list[np.ndarray], *, threads: int = 1, fresh: bool = False) -> Timing:
-        """Time the artifact in its runtime until the interval is tight; `fresh` in a process of its own."""
+    def time(
+        self,
+        artifact: Artifact,
+        inputs: list[np.ndarray],
+        *,
+        threads: int = 1,
+        fresh: bool = False,
+        clock: dict[str, Any] | None = None,
+    ) -> Timing:
+        """Time the artifact in its runtime until the interval is tight; `fresh` in a process of its own.
+
+        `clock` holds options of `runtime.clock.time_call` (how long, how tight).
+        """
         ...
 
-    def time_pair(self, a: Artifact, b: Artifact, inputs: list[np.ndarray], *, threads: int = 1) -> tuple[Timing, Timing]:
+    def time_pair(
+        self, a: Artifact, b: Artifact, inputs: list[np.ndarray], *, threads: int = 1, clock: dict[str, Any] | None = None
+    ) -> tuple[Timing, Timing]:
         """Time two artifacts interleaved in one process, so that drift falls on both alike."""
         ...
 

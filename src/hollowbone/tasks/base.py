@@ -60,6 +60,17 @@ class Preprocessing:
         return cls(tuple(value["resolution"]), value["in_chans"], tuple(value["mean"]), tuple(value["std"]))
 
 
+@dataclass(frozen=True)
+class Augment:
+    """What training does to a picture. `geometric` is a preset: "none", "shift" (pad and crop), "flip_shift"."""
+
+    geometric: str = "shift"
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    randaugment: tuple[int, int] = (0, 0)
+    random_erasing: float = 0.0
+
+
 @dataclass
 class DataReport:
     """What a reader found, for people and for `result.json`."""
@@ -137,8 +148,8 @@ class Task(Protocol):
         """The training steps; `options` are the task's own (label smoothing, distillation weight, ...)."""
         ...
 
-    def prepare(self, batch: Batch, preprocessing: Preprocessing, *, augment: Any = None) -> Batch:
-        """From stored samples (uint8) to the network's input (float), augmented when training."""
+    def prepare(self, batch: Batch, preprocessing: Preprocessing, *, augment: Augment | None = None) -> Batch:
+        """From stored samples (uint8) to the network's input (float); augmented if told how, with torch's global generator."""
         ...
 
     def predictions(self, outputs: Sequence[np.ndarray]) -> np.ndarray:

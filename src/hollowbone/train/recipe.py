@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from hollowbone.tasks.base import Augment
+
 if TYPE_CHECKING:
     from hollowbone.train.trainer import State
 
@@ -15,8 +17,9 @@ class Recipe:
 
     `precision` is 32-true, bf16-mixed or 16-mixed. `ema` is the decay of the weight average (0: none), warmed up as
     min(ema, (1+t)/(10+t)). `randaugment` is (operations, magnitude), (0, 0) for none. `augment` names a preset of the task's
-    geometric augmentation ("none", "shift", "flip_shift"). `distill` weighs the teacher's hard (`tau` = 0) or soft (`tau` > 0)
-    labels against the true ones.
+    geometric augmentation ("none", "shift", "flip_shift"). `clip_grad` limits the norm of the whole gradient, `agc` clips
+    adaptively, unit by unit (0: not at all). One optimiser step is `accumulate` batches. `distill` weighs the teacher's hard
+    (`tau` = 0) or soft (`tau` > 0) labels against the true ones.
     """
 
     epochs: int = 30
@@ -36,12 +39,18 @@ class Recipe:
     augment: str = "shift"
     ema: float = 0.0
     clip_grad: float = 0.0
+    agc: float = 0.0
     precision: str = "32-true"
     accumulate: int = 1
     distill: float = 0.5
     tau: float = 1.0
     seed: int = 0
     threads: int = 2
+
+    @property
+    def augmentation(self) -> Augment:
+        """The part of the recipe that the task's `prepare` carries out."""
+        return Augment(self.augment, self.mixup, self.cutmix, self.randaugment, self.random_erasing)
 
     def with_(self, **changes: Any) -> Recipe:
         """A copy with some entries replaced."""
