@@ -19,10 +19,20 @@ def needs(*programs: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing) and not required, reason=f"not installed: {', '.join(missing)}")
 
 
-def hollowbone(*arguments: str | Path, cwd: Path | None = None, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+def hollowbone(
+    *arguments: str | Path, cwd: Path | None = None, timeout: float = 300, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own, as a user would."""
     command: Sequence[str] = [sys.executable, "-m", "hollowbone", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, "COLUMNS": "160", **env}, check=False)
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "COLUMNS": "160", **env},
+        check=False,
+    )
 
 
 def refused(*arguments: str | Path, cwd: Path | None = None, timeout: float = 120) -> str:

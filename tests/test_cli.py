@@ -248,3 +248,63 @@ def test_doctor_reports_a_part_that_fails_instead_of_failing(monkeypatch: pytest
 def test_module_and_command_are_the_same() -> None:
     done = subprocess.run([sys.executable, "-m", "hollowbone", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == hb.__version__
+
+
+MINE = """
+from torch import nn
+
+def small(num_classes=10, in_chans=1):
+    return net(4, num_classes, in_chans)
+
+def large(num_classes=10, in_chans=1):
+    return net(32, num_classes, in_chans)
+
+def net(width, num_classes, in_chans):
+    return nn.Sequential(
+        nn.Conv2d(in_chans, width, 5, stride=4, padding=2), nn.ReLU(), nn.Flatten(), nn.Linear(64 * width, num_classes)
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("own") / "mine.py"
+    path.write_text(MINE)
+    return path
+
+
+def printed(*arguments: str) -> Any:
+    """JSON that a command prints on standard output, and nothing else there."""
+    done = ran(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_own_network_is_trained_evaluated_exported_and_evaluated_again(mine: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    trained = printed("train", f"{mine}:large", "digits", "--epochs", "2", "--lr", "0.01", "--out", str(out))
+    assert trained["split"] == "select"
+    assert trained["value"] > 0.4, "it learnt nothing"
+    weights = f"{mine}:large@{out / 'weights.safetensors'}"
+    judged = printed("evaluate", weights, "digits", "--split", "select")
+    assert judged["value"] == pytest.approx(trained["value"])
+    file = tmp_path / "mine.onnx"
+    written = printed("export", weights, str(file), "--input", "1x32x32")
+    assert written["error"] < 1e-5
+    assert written["size"] == file.stat().st_size
+    assert printed("evaluate", str(file), "digits", "--split", "select")["value"] == pytest.approx(judged["value"])
+
+
+def test_costs_are_measured_and_compared(mine: Path) -> None:
+    cost = printed("measure", f"{mine}:small", "--input", "1x32x32")
+    assert cost["macs"] == 64 * 25 * 4 + 256 * 10
+    assert cost["latency"]["median_ms"] > 0
+    both = printed("compare", f"{mine}:large", f"{mine}:small", "--input", "1x32x32", "--runtime", "onnxruntime")
+    assert both["baseline"] == f"{mine}:large"
+    assert both["ratios"][f"{mine}:small"]["size"][0] < 0.5
+
+
+def test_compare_needs_two_models() -> None:
+    done = ran("compare", "mobilenetv2_100", "mobilenetv2_100")
+    assert done.exit_code == 2
+    assert "two or more" in done.stderr

@@ -2,7 +2,7 @@
 //
 // A plane is taken in strips of output rows. The input rows of a strip are copied into a panel that stays in the first-level
 // cache, with zeros around them and, at stride 2, even and odd columns apart; so the inner loop has no borders, no masks and
-// contiguous loads only. It computes a tile of `tile_rows` rows by one or two vectors: each vector that it loads serves every
+// contiguous loads only. It computes a tile of `tile_rows` rows by one vector: each vector that it loads serves every
 // row of the tile that has a tap on it.
 
 #include "depthwise/depthwise.h"
@@ -14,7 +14,6 @@ namespace hollowbone::HB_ISA {
 namespace {
 
 constexpr int tile_rows = 4;
-constexpr int tile_vectors = 2;
 constexpr int64_t panel_floats = 5 << 10;
 // The pitch of all panels whose rows fit in it. Known to the compiler, it leaves no address arithmetic in the inner loop; an odd
 // number of cache lines, it spreads the rows over the sets of the cache.
@@ -25,13 +24,14 @@ constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // How a strip lies in the panel: `rows` rows, and in each one row of `pitch` floats for every residue of the column modulo the
-// stride ("phase"), counted from the left zero padding.
+// stride ("phase"). `used` of these floats are read: a vector that ends with the left zero padding, the columns, the right one.
 struct Panel {
-  int64_t pitch, strip, rows;
+  int64_t used, pitch, strip, rows;
 
   Panel(const Depthwise& d) {
-    pitch = most(usual_pitch, round_up(round_up(d.out_width(), lanes) + d.kernel, lanes));
-    const int64_t fitting = panel_floats / (d.stride * pitch);
+    used = round_up(lanes + round_up(d.out_width(), lanes) + d.kernel, lanes);
+    pitch = most(usual_pitch, used);
+    const int64_t fitting = panel_floats / (d.stride * used);
     strip = most(1, ((fitting - d.kernel) / d.stride + 1) / tile_rows) * tile_rows;
     strip = least(strip, round_up(d.out_height(), tile_rows));
     rows = (strip - 1) * d.stride + d.kernel;
@@ -52,18 +52,23 @@ struct Row {
   }
 };
 
+// Where the first column of the plane lies in a row of a phase: on a vector's boundary, less the padding that comes before it.
+template <int K, int S>
+constexpr int lead(int phase) {
+  return lanes - (K / 2 + S - 1 - phase) / S;
+}
+
 template <int K, int S>
 HB_INLINE void copy_row(const Row& row, int64_t pitch, float* panel) {
-  constexpr int pad = K / 2;
+  // Stores are aligned.
   if constexpr (S == 1) {
-    for (int64_t c = 0; c < row.width; c += lanes) store(panel + pad + c, row.at(c));
+    for (int64_t c = 0; c < row.width; c += lanes) store(panel + lanes + c, row.at(c));
   } else {
-    float* even = panel + pad % 2 * pitch + pad / 2;
-    float* odd = panel + (pad + 1) % 2 * pitch + (pad + 1) / 2;
+    constexpr int even = K / 2 % 2, odd = 1 - even;
     for (int64_t c = 0; c < row.width; c += 2 * lanes) {
       const Floats a = row.at(c), b = row.at(c + lanes);
-      store(even + c / 2, evens(a, b));
-      store(odd + c / 2, odds(a, b));
+      store(panel + even * pitch + lanes + c / 2, evens(a, b));
+      store(panel + odd * pitch + lanes + c / 2, odds(a, b));
     }
   }
 }
@@ -74,51 +79,41 @@ struct Filter {
 };
 
 // Where a tile is written: its first element, the rows and columns from there to the plane's end, and the plane's width. A vector
-// that reaches beyond the row's end spoils the beginning of the next row, which is written later, since rows are taken from the
-// top and the tiles of a row from the right; only behind `writable`, where this call's output ends, it is cut off.
+// that reaches beyond the row's end is cut off there, unless it ends before `writable`: what it spoils is written later.
 struct Place {
   float* first;
   int64_t rows, columns, width;
   const float* writable;
 };
 
-template <int K, int S, int U>
+template <int K, int S>
 HB_INLINE void tile(const float* panel, int64_t pitch, const Filter& filter, const Place& place) {
-  Floats sum[tile_rows][U];
-  const Floats bias = fill(filter.bias ? *filter.bias : 0.0f);
+  Floats sum[tile_rows];
 #pragma GCC unroll 16
-  for (int r = 0; r < tile_rows; ++r)
-#pragma GCC unroll 16
-    for (int u = 0; u < U; ++u) sum[r][u] = bias;
+  for (int r = 0; r < tile_rows; ++r) sum[r] = fill(filter.bias ? *filter.bias : 0.0f);
 #pragma GCC unroll 16
   for (int kx = 0; kx < K; ++kx) {
-    const float* column = panel + kx % S * pitch + kx / S;
+    const float* column = panel + kx % S * pitch + lead<K, S>(kx % S) + kx / S;
     Floats tap[K];
 #pragma GCC unroll 16
     for (int ky = 0; ky < K; ++ky) tap[ky] = fill(filter.taps[ky * K + kx]);
 #pragma GCC unroll 32
     for (int i = 0; i < (tile_rows - 1) * S + K; ++i) {
+      const Floats v = in_register(load(column + i * S * pitch));
 #pragma GCC unroll 16
-      for (int u = 0; u < U; ++u) {
-        const Floats v = in_register(load(column + i * S * pitch + u * lanes));
-#pragma GCC unroll 16
-        for (int r = 0; r < tile_rows; ++r)
-          if (i - r * S >= 0 && i - r * S < K) sum[r][u] += tap[i - r * S] * v;
-      }
+      for (int r = 0; r < tile_rows; ++r)
+        if (i - r * S >= 0 && i - r * S < K) sum[r] += tap[i - r * S] * v;
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < tile_rows; ++r) {
     if (r >= place.rows) break;
-#pragma GCC unroll 16
-    for (int u = 0; u < U; ++u) {
-      float* p = place.first + r * place.width + u * lanes;
-      const Floats v = clamp(sum[r][u], filter.low, filter.high);
-      if ((u + 1) * lanes <= place.columns || p + lanes <= place.writable)
-        store(p, v);
-      else
-        store_first(p, v, static_cast<int>(place.columns - u * lanes));
-    }
+    float* p = place.first + r * place.width;
+    const Floats v = clamp(sum[r], filter.low, filter.high);
+    if (place.columns >= lanes || p + lanes <= place.writable)
+      store(p, v);
+    else
+      store_first(p, v, static_cast<int>(place.columns));
   }
 }
 
@@ -130,7 +125,8 @@ void run_planes(const Depthwise& d, const float* x, const float* weight, const f
   const int64_t pitch = P ? P : panel.pitch;
   const int64_t out_height = d.out_height(), out_width = d.out_width();
   const float* const readable = x + d.batch * d.channels * d.height * d.width;
-  const float* const writable = y + end * out_height * out_width;
+  // Where one vector covers a row, the next row is written after it, and the next plane after the last row.
+  const float* const writable = out_width <= lanes ? y + end * out_height * out_width : y;
   for (int64_t i = 0; i < panel.rows * S * pitch; ++i) scratch[i] = 0.0f;
 
   for (int64_t plane = begin; plane < end; ++plane) {
@@ -146,19 +142,14 @@ void run_planes(const Depthwise& d, const float* x, const float* weight, const f
         if (i >= 0 && i < d.height)
           copy_row<K, S>({in + i * d.width, readable, d.width}, pitch, to);
         else if (rows < out_height)  // the rows around a plane that is one strip were zero from the start
-          for (int64_t j = 0; j < S * pitch; j += lanes) store(to + j, Floats{});
+          for (int phase = 0; phase < S; ++phase)
+            for (int64_t j = 0; j < panel.used; j += lanes) store(to + phase * pitch + j, Floats{});
 
       for (int64_t r = 0; r < rows; r += tile_rows) {
         const float* const from = scratch + r * S * S * pitch;
-        const auto place = [&](int64_t c) {
-          return Place{out + (top + r) * out_width + c, rows - r, out_width - c, out_width, writable};
-        };
-        int64_t c = (out_width - 1) / lanes * lanes;
-        if (c % (2 * lanes) == 0) {
-          tile<K, S, 1>(from + c, pitch, filter, place(c));
-          c -= lanes;
-        }
-        for (c -= lanes; c >= 0; c -= 2 * lanes) tile<K, S, 2>(from + c, pitch, filter, place(c));
+        float* const to = out + (top + r) * out_width;
+        for (int64_t c = 0; c < out_width; c += lanes)
+          tile<K, S>(from + c, pitch, filter, {to + c, rows - r, out_width - c, out_width, writable});
       }
     }
   }

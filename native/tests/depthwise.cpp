@@ -38,7 +38,7 @@ struct Noise {
 struct Buffer {
   explicit Buffer(int64_t count) : size(count), data(new float[count]) {}
   Buffer(int64_t count, Noise& noise) : Buffer(count) {
-    for (int64_t i = 0; i < size; ++i) data[i] = noise();
+    std::generate_n(data.get(), size, [&] { return noise(); });
   }
   int64_t size;
   std::unique_ptr<float[]> data;

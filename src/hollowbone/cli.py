@@ -156,7 +156,7 @@ def train(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Plain training, without a budget. OUT/weights.safetensors can be used as NAME@OUT/weights.safetensors."""
+    """Plain training, without a budget. What comes out is used as MODEL@OUT/weights.safetensors."""
     from hollowbone.models.checkpoint import save_checkpoint
     from hollowbone.models.given import network
     from hollowbone.tasks import get_task

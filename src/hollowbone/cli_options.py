@@ -52,9 +52,9 @@ def option(help: str, *names: str, **options: Any) -> Any:
 
 MODEL = (
     "A model of the catalogue (see `hollowbone models`), NAME@FILE with a checkpoint, timm:NAME, a hub id (hub:ORG/NAME), "
-    "FILE.py:FUNCTION (your own Python, which is executed), or the path of an exported artifact."
+    "FILE.py:FUNCTION[@FILE] (your own Python, which is executed), or the path of an exported artifact."
 )
-NETWORK = "A model of the catalogue, NAME@FILE, timm:NAME, hub:ORG/NAME or FILE.py:FUNCTION."
+NETWORK = "A model of the catalogue, NAME@FILE, timm:NAME, hub:ORG/NAME or FILE.py:FUNCTION[@FILE]."
 DATA = (
     "digits or photo_patches (bundled), a folder of class folders with or without splits, a CSV or Parquet manifest "
     "(path,label[,split]), or WebDataset shards."

@@ -187,12 +187,10 @@ def _device() -> list[Finding]:
 def _native() -> list[Finding]:
     from hollowbone.ops import status
 
-    return [
-        Finding(
-            "native kernels", name, value if isinstance(value, bool) else None, "" if isinstance(value, bool) else _text(value)
-        )
-        for name, value in status().items()
-    ]
+    said = status()
+    built, reason = bool(said["built"]), str(said["reason"] or "")
+    rest = [Finding("native kernels", key, None, _text(said[key])) for key in said if key not in ("built", "reason")]
+    return [Finding("native kernels", "built", built, "" if built else "the reference operators are used", reason), *rest]
 
 
 def _energy() -> list[Finding]:
@@ -261,5 +259,5 @@ def _threads() -> list[Finding]:
 
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
+        return ", ".join(map(str, value)) or "none"
     return "unknown" if value is None else str(value)

@@ -72,7 +72,9 @@ def test_pickle_with_code_is_rejected_and_not_executed(tmp_path: Path) -> None:
 
     checkpoint = tmp_path / "bomb.pt"
     checkpoint.write_bytes(pickle.dumps({"state_dict": Bomb()}))
-    sentence = refused("fit", "digits", "--budget", "latency<=1ms", "--start", f"mobilenetv2_100@{checkpoint}", "--out", tmp_path / "run")
+    sentence = refused(
+        "fit", "digits", "--budget", "latency<=1ms", "--start", f"mobilenetv2_100@{checkpoint}", "--out", tmp_path / "run"
+    )
     assert "bomb.pt" in sentence
     assert not proof.exists()
 
@@ -80,4 +82,6 @@ def test_pickle_with_code_is_rejected_and_not_executed(tmp_path: Path) -> None:
 def test_corrupted_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     checkpoint = tmp_path / "torn.safetensors"
     checkpoint.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{not json")
-    assert "torn.safetensors" in refused("fit", "digits", "--budget", "latency<=1ms", "--start", f"mobilenetv2_100@{checkpoint}", "--out", tmp_path / "run")
+    assert "torn.safetensors" in refused(
+        "fit", "digits", "--budget", "latency<=1ms", "--start", f"mobilenetv2_100@{checkpoint}", "--out", tmp_path / "run"
+    )

@@ -75,7 +75,12 @@ def test_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
         Journal(tmp_path / "y.jsonl", source=tmp_path / "x.jsonl")
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda v: st.lists(v) | st.dictionaries(st.text(), v),
+    )
+)
 def test_any_json_value_comes_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
     journal = Journal(path)

@@ -68,8 +68,9 @@ def test_model_is_left_as_it_was(mode: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
     model[2].eval()
     before = {k: v.clone() for k, v in model.state_dict().items()}
+    x = torch.randn(2, 3, 8, 8)
     state = torch.random.get_rng_state()
-    count(model, torch.randn(2, 3, 8, 8), mode=mode)
+    count(model, x, mode=mode)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert [m.training for m in model.modules()] == [True, True, True, False]
     assert all(p.grad is None for p in model.parameters())
@@ -153,10 +154,9 @@ def test_backward_is_once_forward_for_the_weight_and_once_for_the_input(layer: n
     x = torch.randn(2, 8) if isinstance(layer, nn.Linear) else torch.randn(2, 8, 6, 6)
     forward = count(layer, x).macs
     assert count(layer, x, mode="train").macs == 2 * forward  # the example needs no gradient: only the weight's is computed
-    assert count(layer, x.requires_grad_(), mode="train").macs in (2 * forward, 3 * forward)
     stem = nn.Linear(8, 8) if isinstance(layer, nn.Linear) else nn.Conv2d(8, 8, 1)
-    before = count(stem, x.detach()).macs
-    two = count(nn.Sequential(stem, layer), x.detach(), mode="train")
+    before = count(stem, x).macs
+    two = count(nn.Sequential(stem, layer), x, mode="train")
     assert two.macs == 2 * before + 3 * forward
     assert next(row for row in two.by_module if row.name == BACKWARD).macs == before + 2 * forward
 
@@ -222,14 +222,8 @@ def test_common_operators_without_multiply_adds_are_known() -> None:
         y = F.layer_norm(y, (8,)) + F.one_hot(order[:, :8] % 8, 8).sum(1) + torch.arange(8)
         y = torch.where(y > 0, y, y.exp().log1p()).clamp(-1, 1).masked_fill(y < -3, 0)
         z = F.grid_sample(x, torch.zeros(2, 3, 3, 2), align_corners=False).amax((1, 2, 3))
-        return (
-            y.std(1)
-            + y.norm(dim=1)
-            + z
-            + F.unfold(x, 3).sum((1, 2))
-            + F.cross_entropy(y, order[:, 0] % 8)
-            + x.view(2, -1).max(1).values
-        )
+        y = y.std(1) + y.norm(dim=1) + F.cross_entropy(y, order[:, 0] % 8) + x.view(2, -1).max(1).values
+        return y + z + F.unfold(x, 3).sum((1, 2))
 
     counts = count(Call(everything), x)
     assert counts.uncounted == ()

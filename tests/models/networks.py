@@ -13,6 +13,10 @@ _FIRST = {card.system: card for card in reversed(CARDS)}
 ONE_A_SYSTEM = tuple(card if _FIRST[card.system] is card else pytest.param(card, marks=pytest.mark.slow) for card in CARDS)
 """Every card; variants of a system beyond its first, whose tiny forms run the same code, are marked slow."""
 
+_SORTED = sorted(_FIRST.values(), key=lambda card: card.params or 0)
+SMALLEST = (_SORTED[0], *(pytest.param(card, marks=pytest.mark.slow) for card in _SORTED[1:]))
+"""The first card of every system; all but the smallest network are marked slow."""
+
 
 def name_of(card: ModelCard) -> str:
     return card.name

@@ -55,9 +55,7 @@ def test_classifier_and_head_of_narrow_networks_keep_1280_features() -> None:
         assert MobileNetV2(width=1.4, fix_stem_head=True).num_features == 1280
 
 
-@pytest.mark.parametrize(
-    "variant", ["035", *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS if v != "035")]
-)
+@pytest.mark.parametrize("variant", ["035", *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS if v != "035")])
 def test_outputs_equal_timm_under_its_weights(variant: str) -> None:
     timm = pytest.importorskip("timm")
     name = f"mobilenetv2_{variant}"
@@ -172,7 +170,11 @@ def test_residuals_of_the_ablation_differ_where_the_shape_is_kept_and_only_there
 
 
 def test_ablations_cost_the_same() -> None:
-    arms = [MobileNetV2(width=0.35, bottleneck=b, residual=r) for b in ("linear", "relu6") for r in ("bottleneck", "expansion", "none")]
+    arms = [
+        MobileNetV2(width=0.35, bottleneck=b, residual=r)
+        for b in ("linear", "relu6")
+        for r in ("bottleneck", "expansion", "none")
+    ]
     assert {sum(p.numel() for p in arm.parameters()) for arm in arms} == {1_677_128}
 
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from hollowbone.runtime.base import Example
 
+METADATA = {"classes": '["cat", "Straße"]', "hollowbone": "0"}
+
 
 def convnet(seed: int = 0, width: int = 16) -> nn.Sequential:
     """Convolutions, batch normalisation with statistics of its own, a depthwise layer, a mean and a classifier."""

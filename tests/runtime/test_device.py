@@ -13,13 +13,12 @@ import torch
 from torch import nn
 
 from hollowbone.errors import NotMeasurable, UserError
-from hollowbone.runtime import executorch as executorch_format
 from hollowbone.runtime import get_device, load, runner
 from hollowbone.runtime import onnx as onnx_format
 from hollowbone.runtime.base import Artifact, Device, Example
 from hollowbone.runtime.device import Local
 from hollowbone.runtime.remote import Command, fingerprint_of
-from tests.runtime.networks import convnet, example, pictures
+from tests.runtime.networks import convnet, pictures
 
 BRIEF = {"warmup_seconds": 0.001, "min_seconds": 0.001, "max_seconds": 0.05}
 
@@ -118,14 +117,13 @@ def test_an_artifact_is_sent_once(small: Artifact, monkeypatch: pytest.MonkeyPat
         assert asked == ["has", "put", "run", "run"]
 
 
-def test_executorch_artifacts_are_run_timed_and_weighed(tmp_path: Path) -> None:
-    artifact = executorch_format.export(convnet(), example(), tmp_path / "a.pte")
+def test_executorch_artifacts_are_run_timed_and_weighed(program: Artifact) -> None:
     x = pictures().numpy()
     device = Local()
-    np.testing.assert_allclose(device.run(artifact, [x])[0], convnet().eval()(pictures()).detach().numpy(), atol=1e-5)
-    assert device.time(artifact, [x], clock=BRIEF).runs >= 1
-    assert device.time(artifact, [x], fresh=True, clock=BRIEF).runs >= 1
-    assert 0 < device.peak_memory(artifact, [x]) < 100 * 2**20
+    np.testing.assert_allclose(device.run(program, [x])[0], convnet().eval()(pictures()).detach().numpy(), atol=1e-5)
+    assert device.time(program, [x], clock=BRIEF).runs >= 1
+    assert device.time(program, [x], fresh=True, clock=BRIEF).runs >= 1
+    assert 0 < device.peak_memory(program, [x]) < 100 * 2**20
 
 
 @pytest.mark.parametrize(

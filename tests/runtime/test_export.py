@@ -13,23 +13,18 @@ from torch import Tensor, nn
 
 from hollowbone.errors import NotMeasurable, UserError
 from hollowbone.runtime import ExportMismatch, export, load, open_artifact, verify
-from hollowbone.runtime import executorch as executorch_format
 from hollowbone.runtime import onnx as onnx_format
-from hollowbone.runtime.base import Example
+from hollowbone.runtime.base import Artifact, Example
 from hollowbone.runtime.export import difference
-from tests.runtime.networks import Awkward, awkward_example, convnet, example, pictures
-
-METADATA = {"classes": '["cat", "Straße"]', "hollowbone": "0"}
+from tests.runtime.networks import METADATA, Awkward, awkward_example, convnet, example, pictures
 
 
-@pytest.mark.parametrize("fast", [False, True])
-def test_onnx_equals_pytorch_at_every_batch(tmp_path: Path, fast: bool) -> None:
-    network = convnet()
-    artifact = onnx_format.export(network, example(), tmp_path / "a.onnx", fast=fast)
+@pytest.mark.parametrize("name", ["shipped", "small"])
+def test_onnx_equals_pytorch_at_every_batch(name: str, request: pytest.FixtureRequest) -> None:
+    artifact = request.getfixturevalue(name)
     assert artifact.inputs[0].shape == (None, 3, 16, 16)
     assert artifact.outputs[0].shape == (None, 10)
-    session = load(artifact)
-    network.eval()
+    session, network = load(artifact), convnet().eval()
     for batch in (1, 2, 5):
         x = pictures(batch, seed=batch)
         (found,) = session(x.numpy())
@@ -39,15 +34,14 @@ def test_onnx_equals_pytorch_at_every_batch(tmp_path: Path, fast: bool) -> None:
 def test_exporting_leaves_the_network_as_it_was(tmp_path: Path) -> None:
     network = convnet().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    export(network, example(), tmp_path / "a.onnx")
+    onnx_format.export(network, example(), tmp_path / "a.onnx", fast=True)
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_both_onnx_exporters_say_the_same_operators(tmp_path: Path) -> None:
+def test_both_onnx_exporters_say_the_same_operators(shipped: Artifact, small: Artifact) -> None:
     kinds = []
-    for fast in (False, True):
-        artifact = onnx_format.export(convnet(), example(), tmp_path / f"{fast}.onnx", fast=fast)
+    for artifact in (shipped, small):
         operators = [
             node.op_type for node in onnx.load(artifact.path).graph.node if node.op_type not in ("Constant", "Identity")
         ]
@@ -55,9 +49,8 @@ def test_both_onnx_exporters_say_the_same_operators(tmp_path: Path) -> None:
     assert sorted(kinds[0]) == sorted(kinds[1])
 
 
-@pytest.mark.parametrize("keepdim", [False, True])
-@pytest.mark.parametrize("axes", [(2, 3), (-1, -2), (1, 2)])
-def test_a_mean_over_height_and_width_is_written_as_pooling(tmp_path: Path, keepdim: bool, axes: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("axes", "keepdim"), [((2, 3), False), ((-1, -2), True), ((1, 2), True)])
+def test_a_mean_over_height_and_width_is_written_as_pooling(tmp_path: Path, axes: tuple[int, int], keepdim: bool) -> None:
     class Mean(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.mean(axes, keepdim=keepdim)
@@ -67,11 +60,10 @@ def test_a_mean_over_height_and_width_is_written_as_pooling(tmp_path: Path, keep
     assert ("GlobalAveragePool" in operators) == (axes != (1, 2))
 
 
-def test_onnx_file_is_valid_holds_its_weights_and_names_no_path_of_this_machine(tmp_path: Path) -> None:
-    artifact = export(convnet(), example(), tmp_path / "a.onnx")
-    onnx.checker.check_model(str(artifact.path), full_check=True)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
-    content = artifact.path.read_bytes()
+def test_onnx_file_is_valid_holds_its_weights_and_names_no_path_of_this_machine(shipped: Artifact) -> None:
+    onnx.checker.check_model(str(shipped.path), full_check=True)
+    assert list(shipped.path.parent.iterdir()) == [shipped.path]
+    content = shipped.path.read_bytes()
     assert b"Traceback" not in content
     assert str(Path(__file__).parent).encode() not in content
     assert b".py" not in content
@@ -90,12 +82,11 @@ def test_keywords_lists_constants_and_several_outputs(tmp_path: Path) -> None:
         np.testing.assert_allclose(a, b.detach().numpy(), atol=1e-5)
 
 
-def test_export_is_verified_on_the_example_and_the_samples(tmp_path: Path) -> None:
-    artifact = export(convnet(), example(), tmp_path / "a.onnx", samples=[[pictures(4)], [pictures(2).numpy()]])
-    assert artifact.verified is not None
-    assert artifact.verified.samples == 3
-    assert artifact.verified.passed
-    assert 0 < artifact.verified.error < 1e-5
+def test_export_is_verified_on_the_example_and_the_samples(shipped: Artifact) -> None:
+    assert shipped.verified is not None
+    assert shipped.verified.samples == 3
+    assert shipped.verified.passed
+    assert 0 < shipped.verified.error < 1e-5
 
 
 class _DependsOnMode(nn.Module):
@@ -114,12 +105,11 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_verify_measures_the_distance_between_a_file_and_another_network(tmp_path: Path) -> None:
-    artifact = export(convnet(), example(), tmp_path / "a.onnx")
-    assert verify(artifact, convnet(), [[pictures()]]).passed
-    other = verify(artifact, convnet(seed=7), [[pictures()]])
-    assert not other.passed
-    assert other.error > 0.01
+def test_verify_measures_the_distance_between_a_file_and_another_network(small: Artifact) -> None:
+    assert verify(small, convnet(), [[pictures()]]).passed
+    apart = verify(small, convnet(seed=7), [[pictures()]])
+    assert not apart.passed
+    assert apart.error > 0.01
 
 
 @pytest.mark.parametrize(
@@ -141,38 +131,33 @@ def test_difference_sees_nan_and_wrong_shapes() -> None:
     assert difference([np.zeros(2)], [np.zeros(3)]) == float("inf")
 
 
-def test_onnx_metadata_comes_back_from_the_file(tmp_path: Path) -> None:
-    written = export(convnet(), example(), tmp_path / "a.onnx", metadata=METADATA)
+def test_onnx_metadata_comes_back_from_the_file(shipped: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(shipped.path.read_bytes())
     read = open_artifact(tmp_path / "a.onnx")
     assert read.metadata == METADATA
-    assert (read.inputs, read.outputs, read.format) == (written.inputs, written.outputs, "onnx")
+    assert (read.inputs, read.outputs, read.format) == (shipped.inputs, shipped.outputs, "onnx")
     onnx_format.set_metadata(read.path, {"hollowbone": "1"})
     assert open_artifact(read.path).metadata == {**METADATA, "hollowbone": "1"}
 
 
-def test_executorch_equals_pytorch_and_carries_metadata(tmp_path: Path) -> None:
-    network = convnet()
-    written = export(
-        network, example(), tmp_path / "a.pte", format="executorch", metadata=METADATA, samples=[[pictures(seed=9)]]
-    )
-    assert written.verified is not None
-    assert written.verified.samples == 2
-    assert written.verified.passed
-    read = open_artifact(tmp_path / "a.pte")
+def test_executorch_equals_pytorch_and_carries_metadata(program: Artifact) -> None:
+    assert program.verified is not None
+    assert program.verified.samples == 2
+    assert program.verified.passed
+    read = open_artifact(program.path)
     assert read.metadata == METADATA
     assert read.inputs[0].shape == (1, 3, 16, 16)
-    assert read.nbytes == (tmp_path / "a.pte").stat().st_size
+    assert read.nbytes == program.path.stat().st_size
     x = pictures(seed=3)
-    np.testing.assert_allclose(load(read)(x.numpy())[0], network.eval()(x).detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(load(read)(x.numpy())[0], convnet().eval()(x).detach().numpy(), atol=1e-5)
 
 
-def test_executorch_really_runs_in_xnnpack(tmp_path: Path) -> None:
-    artifact = executorch_format.export(convnet(), example(), tmp_path / "a.pte")
-    assert b"XnnpackBackend" in artifact.path.read_bytes()
+def test_executorch_really_runs_in_xnnpack(program: Artifact) -> None:
+    assert b"XnnpackBackend" in program.path.read_bytes()
 
 
-def test_executorch_outputs_stay_after_the_next_call(tmp_path: Path) -> None:
-    session = load(executorch_format.export(convnet(), example(), tmp_path / "a.pte"))
+def test_executorch_outputs_stay_after_the_next_call(program: Artifact) -> None:
+    session = load(program)
     (first,) = session(pictures(seed=1).numpy())
     kept = first.copy()
     session(pictures(seed=2).numpy())

@@ -107,6 +107,19 @@ def test_finished_training_returns_its_result_again(tmp_path: Path, uninterrupte
     assert len(rows) == 1 + 4
 
 
+def test_what_a_callback_does_at_the_end_is_done_again_and_once(tmp_path: Path) -> None:
+    class Double(Callback):
+        def on_end(self, state: State) -> None:
+            with torch.no_grad():
+                state.model[0].weight *= 2
+
+    first, second = (
+        train(convnet(), data(), recipe=PLAIN, out=tmp_path, callbacks=[Double()], progress=False) for _ in range(2)
+    )
+    assert digest(first.model) == digest(second.model)
+    assert digest(first.model) != digest(train(convnet(), data(), recipe=PLAIN, progress=False).model)
+
+
 def test_resume_false_starts_anew(tmp_path: Path) -> None:
     train(convnet(), data(), recipe=PLAIN, out=tmp_path, progress=False)
     again = train(convnet(), data(), recipe=PLAIN.with_(epochs=1), out=tmp_path, resume=False, progress=False)
@@ -119,6 +132,7 @@ def test_resume_false_starts_anew(tmp_path: Path) -> None:
         ({"recipe": PLAIN.with_(lr=1e-3)}, "lr 0.005 there and 0.001 here"),
         ({"model": convnet(norm=False)}, "another model"),
         ({"data": data(128)}, "another data"),
+        ({"teacher": convnet()}, "another teacher"),
         ({"choose": "best"}, "choose 'last' there and 'best' here"),
     ],
 )

@@ -27,6 +27,8 @@ from tests.train.toys import PLAIN, Listed, Rotated, convnet, data, digest
 def test_training_learns_and_repeats_itself() -> None:
     first, second = (train(convnet(), data(), recipe=PLAIN, progress=False) for _ in range(2))
     assert first.metric > 0.9
+    assert "24 steps" in repr(first)
+    assert first._repr_html_().count("<tr>") == 1 + 3
     assert (digest(first.model), first.history) == (digest(second.model), second.history)
     assert digest(train(convnet(), data(), recipe=PLAIN.with_(seed=4), progress=False).model) != digest(first.model)
 

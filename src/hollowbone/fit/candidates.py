@@ -27,6 +27,7 @@ RUNGS = (1 / 8, 1 / 3)
 """Shares of the final epochs that candidates get before they are compared."""
 PROPOSALS = 2
 """Proposals a family enters, beside what slimming found."""
+REMEDY = "a larger budget, more threads or a faster device would help"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def label(config: Config) -> str:
             depth = f" depth {config['depth']:g}" if config.get("depth", 1) != 1 else ""
             return f"mobilenetv2 width {config['width']:g}{depth} at {config['resolution']}"
         case "efficientformer":
-            return f"efficientformer {'-'.join(map(str, config['widths']))} x {'-'.join(map(str, config['depths']))}, {config['vit_num']} attending"
+            widths, depths = ("-".join(map(str, config[k])) for k in ("widths", "depths"))
+            return f"efficientformer {widths} x {depths}, {config['vit_num']} attending"
         case _:
             return str(config.get("name", config["space"]))
 
@@ -97,9 +99,7 @@ def find(context: Context, limits: Budget) -> Found:
                 slimming = source
         tables[name] = len(table.entries()["entries"])
     if not candidates:
-        raise BudgetImpossible(
-            f"no candidate meets {limits}: every export was measured over it; a larger budget, more threads or a faster device would help"
-        )
+        raise BudgetImpossible(f"no candidate meets {limits}: every export was measured over it; {REMEDY}")
     return Found(tuple(candidates), tried, slimming, tables)
 
 
@@ -121,7 +121,8 @@ def halve(context: Context, found: Found) -> Candidate:
     for rung in record:
         for entrant in rung.entrants:
             sign = "+" if entrant.kept else "-"
-            context.say(f"  {sign} {rung.epochs:3d} epochs  {context.task.metric.format(entrant.score)}  {entrant.latency_ms:.4f} ms  {label(entrant.config)}")
+            score = context.task.metric.format(entrant.score)
+            context.say(f"  {sign} {rung.epochs:3d} epochs  {score}  {entrant.latency_ms:.4f} ms  {label(entrant.config)}")
     return by_config[canonical(winner)]
 
 
@@ -153,8 +154,11 @@ class _Slimmer:
 
     origin = "slimming"
 
-    def __init__(self, context: Context, space: Any, table: Any, pressure: Pressure, supernet: Any, score: Any, unit: float) -> None:
-        self._context, self._space, self._table, self.pressure = context, _Pressed(space, pressure, unit), table, pressure
+    def __init__(
+        self, context: Context, space: Any, table: Any, pressure: Pressure, supernet: Any, score: Any, unit: float
+    ) -> None:
+        self._context, self._table, self.pressure = context, table, pressure
+        self._space: Any = _Pressed(space, pressure, unit)
         self._supernet, self._score, self._unit = supernet, score, unit
         self._last: Any = None
         self._path: list[Any] = []
@@ -254,7 +258,9 @@ def tighten(context: Context, candidate: Candidate, tried: list[dict[str, Any]])
     return None if source is None else _prove(context, source, source.pressure, tried, aim=candidate.aim * 0.9)
 
 
-def _prove(context: Context, source: Any, pressure: Pressure, tried: list[dict[str, Any]], aim: float = AIM) -> Candidate | None:
+def _prove(
+    context: Context, source: Any, pressure: Pressure, tried: list[dict[str, Any]], aim: float = AIM
+) -> Candidate | None:
     """Make a candidate and measure its export; tighten the aim until the measured figure is within the limit."""
     limit = pressure.budget.limit("latency")
     seen = set()
@@ -269,8 +275,18 @@ def _prove(context: Context, source: Any, pressure: Pressure, tried: list[dict[s
         predicted = pressure.figure(limit, config) if limit else 0.0
         timing = measured(context, config)
         ms = timing.p95_ms if limit and limit.stat == "p95" else timing.median_ms
-        tried.append({"stage": source.origin, "name": label(config), "latency_ms": timing.median_ms, "predicted_ms": predicted, "config": dict(config)})
-        context.say(f"  {source.origin:9s} {label(config)}: {ms:.4f} ms measured" + (f", {predicted:.4f} predicted" if limit else ""))
+        tried.append(
+            {
+                "stage": source.origin,
+                "name": label(config),
+                "latency_ms": timing.median_ms,
+                "predicted_ms": predicted,
+                "config": dict(config),
+            }
+        )
+        context.say(
+            f"  {source.origin:9s} {label(config)}: {ms:.4f} ms measured" + (f", {predicted:.4f} predicted" if limit else "")
+        )
         if limit is None or ms <= PROOF * limit.number:
             return Candidate(label(config), config, source.origin, predicted, timing.median_ms, aim, source)
         aim *= min(0.95, AIM * limit.number / ms)
@@ -302,7 +318,9 @@ def _sizes(context: Context) -> dict[str, int]:
     data = context.data
     height, width = data.preprocessing.resolution
     if height != width:
-        raise UserError(f"the families searched take square pictures; the data are {width}x{height}: pass them with one side length")
+        raise UserError(
+            f"the families searched take square pictures; the data are {width}x{height}: pass them with one side length"
+        )
     return {"resolution": height, "num_classes": len(data.classes), "in_chans": data.preprocessing.in_chans}
 
 
@@ -316,8 +334,10 @@ def _check_floor(context: Context, limits: Budget, smallest: dict[str, Config]) 
         pressure = Pressure(context, limits, lambda c, t=timing: t.median_ms)  # type: ignore[misc]
         worst = max(limits.limits, key=lambda x: pressure.figure(x, config) / x.number)
         figure = pressure.figure(worst, config)
-        text = f"the smallest candidate, {label(config)}, has {worst.name} {human(worst.metric, figure)} on {context.device.name}"
+        text = (
+            f"the smallest candidate, {label(config)}, has {worst.name} {human(worst.metric, figure)} on {context.device.name}"
+        )
         if best is None or figure / worst.number < best[0]:
             best = (figure / worst.number, text)
     if best is not None and best[0] > 1:
-        raise BudgetImpossible(f"no candidate meets {limits}: {best[1]}; a larger budget, more threads or a faster device would help")
+        raise BudgetImpossible(f"no candidate meets {limits}: {best[1]}; {REMEDY}")

@@ -10,10 +10,20 @@ from torch import nn
 
 from hollowbone.errors import BudgetImpossible
 from hollowbone.files import write_with
-from hollowbone.fit.candidates import Candidate, Found, tighten
+from hollowbone.fit.candidates import REMEDY, Candidate, Found, tighten
 from hollowbone.fit.context import Context
 from hollowbone.fit.reference import Baseline
-from hollowbone.fit.ship import EXTENSIONS, cost_of, export_artifact, inputs_of, metadata_of, real_samples, try_int8
+from hollowbone.fit.ship import (
+    EXTENSIONS,
+    LONG,
+    cost_of,
+    fresh_timing,
+    export_artifact,
+    inputs_of,
+    metadata_of,
+    real_samples,
+    try_int8,
+)
 from hollowbone.fit.trial import build, digest_of_weights, identity, preprocessing_of, train_candidate
 from hollowbone.measure.budget import Budget, Judgement
 from hollowbone.measure.cost import Cost
@@ -53,16 +63,14 @@ def ship(context: Context, winner: Candidate, limits: Budget, baseline: Baseline
             return shipped
         context.say(f"over the budget as shipped ({shipped.judgement}); slimming on")
         candidate = tighten(context, candidate, found.tried)
-    raise BudgetImpossible(
-        f"the shipped file misses {limits} ({shipped.judgement}) and nothing smaller is left; a larger budget, more threads or a faster device would help"
-    )
+    raise BudgetImpossible(f"the shipped file misses {limits} ({shipped.judgement}) and nothing smaller is left; {REMEDY}")
 
 
 def _attempt(context: Context, candidate: Candidate, baseline: Baseline, limits: Budget, attempt: int) -> Shipped:
     from safetensors.torch import load_file
 
     settings, journal, data, task = context.settings, context.journal, context.data, context.task
-    teacher = _teacher(context, candidate, baseline)
+    teacher = _teacher(context, baseline)
     recipe = context.recipe(context.epochs)
     key = f"final/{identity(candidate.config, recipe.to_dict(), teacher or {})}"
     taught = f", taught by {teacher['name']}" if teacher else ""
@@ -90,12 +98,17 @@ def _attempt(context: Context, candidate: Candidate, baseline: Baseline, limits:
     absolute = context.budget.resolve(reference_cost)
     judgement = absolute.judge(cost)
     context.say(f"shipped {target}: {judgement}; {task.metric.format(select)} on select before export")
-    record = {"recipe": recipe.to_dict(), "history": training["history"], "teacher": teacher["name"] if teacher else None, "select": select}
+    record = {
+        "recipe": recipe.to_dict(),
+        "history": training["history"],
+        "teacher": teacher["name"] if teacher else None,
+        "select": select,
+    }
     return Shipped(candidate, artifact, model, preprocessing, cost, reference_cost, judgement, absolute, int8, record, sha)
 
 
-def _teacher(context: Context, candidate: Candidate, baseline: Baseline) -> dict[str, Any] | None:
-    """Who teaches: the user's `--teacher`, else the trained reference if it is better on *select* than the winner's last trial."""
+def _teacher(context: Context, baseline: Baseline) -> dict[str, Any] | None:
+    """Who teaches: the user's `--teacher`, else the reference where it was trained."""
     data = context.data
     if context.settings.teacher:
         return {
@@ -119,11 +132,11 @@ def _costs(
         # Two input sizes cannot be interleaved in one call; both are timed in fresh processes, one after the other.
         again = context.journal.clock(
             f"{key}/reference",
-            lambda: context.device.time(
+            lambda: fresh_timing(
+                context.device,
                 baseline.artifact,
                 inputs_of(preprocessing_of(baseline.config, context.data)),
-                threads=context.settings.threads,
-                fresh=True,
+                context.settings.threads,
             ).to_dict(),
         )
         return cost_of(context, key, artifact, model, preprocessing), baseline.cost.with_(latency=Timing(**again))
@@ -131,7 +144,9 @@ def _costs(
         f"{key}/pair",
         lambda: [
             t.to_dict()
-            for t in context.device.time_pair(baseline.artifact, artifact, inputs_of(preprocessing), threads=context.settings.threads)
+            for t in context.device.time_pair(
+                baseline.artifact, artifact, inputs_of(preprocessing), threads=context.settings.threads, clock=LONG
+            )
         ],
     )
     cost = cost_of(context, key, artifact, model, preprocessing, latency=Timing(**pair[1]))

@@ -49,7 +49,9 @@ class RunFolder:
             owner = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
             os.close(self._lock)
             self._lock = None
-            raise UserError(f"{self.path} is in use by another run (process {owner}); wait for it or give another --out") from error
+            raise UserError(
+                f"{self.path} is in use by another run (process {owner}); wait for it or give another --out"
+            ) from error
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         strangers = [p.name for p in self.path.iterdir() if p.name not in {".lock", "work", "journal.jsonl"}]

@@ -44,6 +44,11 @@ class Journal:
     def __getitem__(self, key: str) -> Any:
         return self._records[key]["value"]
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value recorded under a key, or the default."""
+        record = self._records.get(key)
+        return default if record is None else record["value"]
+
     def keys(self) -> list[str]:
         """Keys recorded so far, in order."""
         return list(self._records)

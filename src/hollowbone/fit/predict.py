@@ -60,5 +60,7 @@ def _artifact(path: Path) -> Path:
         return path
     found = [p for p in (path / "model.onnx", path / "model.pte") if p.is_file()]
     if not found:
-        raise UserError(f"{path} holds no shipped model (model.onnx or model.pte); run hollowbone fit --out {path} to the end first")
+        raise UserError(
+            f"{path} holds no shipped model (model.onnx or model.pte); run hollowbone fit --out {path} to the end first"
+        )
     return found[0]

@@ -72,7 +72,7 @@ class Pressure:
 
 def static_counts(context, config: Config) -> dict[str, int]:
     """Parameters and multiply-adds of a configuration, counted on the meta device."""
-    from hollowbone.measure.counters import count
+    from hollowbone.measure import count
 
     preprocessing = preprocessing_of(config, context.data)
     with torch.device("meta"):

@@ -47,7 +47,9 @@ def measure(context: Context) -> Baseline:
     artifact = export_artifact(model, path, preprocessing, format=context.settings.format)
     cost = cost_of(context, "reference", artifact, model, preprocessing)
     assert cost.latency is not None
-    context.say(f"reference  {name} at {_at(preprocessing.resolution)}: {cost.latency.median_ms:.3f} ms, {artifact.nbytes / 1e6:.2f} MB")
+    context.say(
+        f"reference  {name} at {_at(preprocessing.resolution)}: {cost.latency.median_ms:.3f} ms, {artifact.nbytes / 1e6:.2f} MB"
+    )
     return Baseline(name, config, cost, artifact)
 
 

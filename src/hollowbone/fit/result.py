@@ -25,7 +25,7 @@ MISCLASSIFIED = 24
 
 def write(context: Context, baseline: Baseline, found: Found, winner: Candidate, shipped: Shipped) -> dict[str, Any]:
     """Judge the shipped file on *report*, write `result.json`, `labels.txt` and `report.html`, and return the result."""
-    from hollowbone.measure.waterline import waterline
+    from hollowbone.measure import waterline
     from hollowbone.report.page import write_report
     from hollowbone.train import evaluate
 
@@ -42,17 +42,33 @@ def write(context: Context, baseline: Baseline, found: Found, winner: Candidate,
         "command": settings.command(str(context.folder.path)),
         "settings": settings.to_dict(),
         "task": task.name,
-        "metric": {"name": task.metric.name, "unit": task.metric.unit, "scale": task.metric.scale, "higher_is_better": task.metric.higher_is_better},
+        "metric": {
+            "name": task.metric.name,
+            "unit": task.metric.unit,
+            "scale": task.metric.scale,
+            "higher_is_better": task.metric.higher_is_better,
+        },
         "data": _data(context),
         "budget": {
             "text": settings.budget,
             "met": shipped.judgement.met,
             "limits": [
-                {"name": row.limit.name, "metric": row.limit.metric, "limit": row.limit.number, "measured": row.value, "met": row.met, "text": row.text}
+                {
+                    "name": row.limit.name,
+                    "metric": row.limit.metric,
+                    "limit": row.limit.number,
+                    "measured": row.value,
+                    "met": row.met,
+                    "text": row.text,
+                }
                 for row in shipped.judgement.rows
             ],
         },
-        "device": {"name": context.device.name, "facts": journal["device"]["facts"], "fingerprint": journal["device"]["fingerprint"]},
+        "device": {
+            "name": context.device.name,
+            "facts": journal["device"]["facts"],
+            "fingerprint": journal["device"]["fingerprint"],
+        },
         "reference": {
             "name": baseline.name,
             "cost": shipped.reference_cost.to_dict(),
@@ -78,7 +94,7 @@ def write(context: Context, baseline: Baseline, found: Found, winner: Candidate,
         "tried": _tried(context, found, shipped, baseline),
         "slimming": found.slimming.record() if found.slimming else None,
         "tables": found.tables,
-        "halving": journal["halving"] if "halving" in journal else [],
+        "halving": journal.get("halving", []),
         "training": shipped.training,
         "waterline": layers,
         "confusion": _confusion(judged.predictions, judged.targets, len(data.classes)),
@@ -90,7 +106,9 @@ def write(context: Context, baseline: Baseline, found: Found, winner: Candidate,
     write_text(context.folder.path / "labels.txt", "\n".join(data.classes) + "\n")
     write_json(context.folder.result, value)
     write_report(value, context.folder.path / "report.html")
-    context.say(f"{task.metric.name} on report: {task.metric.format(report_metric['value'])}, measured on {shipped.artifact.path.name}")
+    context.say(
+        f"{task.metric.name} on report: {task.metric.format(report_metric['value'])}, measured on {shipped.artifact.path.name}"
+    )
     return value
 
 
@@ -132,19 +150,55 @@ def _layers(shipped: Shipped) -> list[dict[str, Any]]:
 def _tried(context: Context, found: Found, shipped: Shipped, baseline: Baseline) -> list[dict[str, Any]]:
     """Points of the accuracy-latency picture: every score on *select* with the latency that goes with it."""
     points = []
-    for rung in context.journal["halving"] if "halving" in context.journal else []:
+    for rung in context.journal.get("halving", []):
         for entrant in rung["entrants"]:
             name = next((c.name for c in found.candidates if dict(c.config) == entrant["config"]), "candidate")
-            points.append({"stage": f"{rung['epochs']} epochs", "name": name, "latency_ms": entrant["latency_ms"], "select": entrant["score"], "epochs": rung["epochs"], "measured": True})
-    for step in (found.slimming.record()["path"] if found.slimming and context.budget.limit("latency") else []):
-        points.append({"stage": "slimming", "name": step["detail"], "latency_ms": step["after"], "select": step["score"], "epochs": None, "measured": False})
+            points.append(
+                {
+                    "stage": f"{rung['epochs']} epochs",
+                    "name": name,
+                    "latency_ms": entrant["latency_ms"],
+                    "select": entrant["score"],
+                    "epochs": rung["epochs"],
+                    "measured": True,
+                }
+            )
+    for step in found.slimming.record()["path"] if found.slimming and context.budget.limit("latency") else []:
+        points.append(
+            {
+                "stage": "slimming",
+                "name": step["detail"],
+                "latency_ms": step["after"],
+                "select": step["score"],
+                "epochs": None,
+                "measured": False,
+            }
+        )
     for point in found.tried:
         points.append({**point, "stage": f"proof of {point['stage']}", "select": None, "epochs": 0, "measured": True})
     if baseline.select is not None:
         latency = shipped.reference_cost.latency
-        points.append({"stage": "reference", "name": baseline.name, "latency_ms": latency.median_ms if latency else None, "select": baseline.select, "epochs": context.epochs, "measured": True})
+        points.append(
+            {
+                "stage": "reference",
+                "name": baseline.name,
+                "latency_ms": latency.median_ms if latency else None,
+                "select": baseline.select,
+                "epochs": context.epochs,
+                "measured": True,
+            }
+        )
     latency = shipped.cost.latency
-    points.append({"stage": "shipped", "name": shipped.candidate.name, "latency_ms": latency.median_ms if latency else None, "select": shipped.training["select"], "epochs": context.epochs, "measured": True})
+    points.append(
+        {
+            "stage": "shipped",
+            "name": shipped.candidate.name,
+            "latency_ms": latency.median_ms if latency else None,
+            "select": shipped.training["select"],
+            "epochs": context.epochs,
+            "measured": True,
+        }
+    )
     return points
 
 
@@ -164,7 +218,14 @@ def _misclassified(context: Context, predictions: np.ndarray, targets: np.ndarra
         image = Image.fromarray(picture[0] if picture.shape[0] == 1 else np.moveaxis(picture, 0, -1))
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
-        found.append({"index": int(i), "truth": int(targets[i]), "predicted": int(predictions[i]), "png": base64.b64encode(buffer.getvalue()).decode()})
+        found.append(
+            {
+                "index": int(i),
+                "truth": int(targets[i]),
+                "predicted": int(predictions[i]),
+                "png": base64.b64encode(buffer.getvalue()).decode(),
+            }
+        )
     return found
 
 

@@ -129,14 +129,9 @@ def _pipeline(settings: Settings, folder: RunFolder, journal: Journal, *, engine
     report = result.write(context, baseline, found, winner, shipped)
     run = Run(folder.path, report)
     if not run.met:
-        raise BudgetImpossible(f"the shipped file misses the budget: {'; '.join(row['text'] for row in report['budget']['limits'])}; {out_of_reach_hint(context)}")
+        missed = "; ".join(row["text"] for row in report["budget"]["limits"] if not row["met"])
+        raise BudgetImpossible(f"the shipped file misses the budget: {missed}; {candidates.REMEDY}")
     return run
-
-
-def out_of_reach_hint(context: Context) -> str:
-    """What would help where a budget is out of reach."""
-    more = "more threads, " if context.settings.threads == 1 else ""
-    return f"a larger budget, {more}a smaller picture or a faster device would help"
 
 
 def _open(settings: Settings, folder: RunFolder, journal: Journal, *, engine: str, quiet: bool) -> Context:

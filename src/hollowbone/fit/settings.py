@@ -44,7 +44,7 @@ class Settings:
         wanted = {"onnx": "onnxruntime", "executorch": "executorch"}.get(self.format)
         if wanted is None:
             raise UserError(
-                f"fit ships onnx or executorch, which it can time; {self.format!r} can be written from a finished run by `hollowbone export`"
+                f"fit ships onnx or executorch, which it can time; {self.format!r} can be written by `hollowbone export`"
             )
         if self.runtime != wanted:
             raise UserError(f"the format {self.format} runs in {wanted}, not in {self.runtime!r}; pass --runtime {wanted}")

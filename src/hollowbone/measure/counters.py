@@ -6,7 +6,7 @@ second. What is counted (DESIGN, "What is counted"):
 
 - `macs`: multiply-adds of convolution, linear, matmul, attention, FFT, recurrent layers and operators that registered a
   formula (`formulas.py`). Attention is counted in its unfused form, two products and a softmax, whatever kernel would run,
-  so that figures are equal on every device.
+  so that figures are equal on every device. (Of recurrent layers only the MACs are: a fused kernel writes less in between.)
 - `elementwise`: elements written by arithmetic without multiply-adds (activation, addition, norm, pooling, softmax, resizing).
 - `activations`: elements written by the operators that count MACs (their first result).
 - `bytes_moved`: inputs, weights and outputs of the operators that count MACs, once each for each call, at their own width:

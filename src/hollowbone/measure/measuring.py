@@ -178,6 +178,8 @@ def cost_of(ready: Subject, device: Device, threads: int, wanted: Sequence[str],
         reasons=reasons,
         **figures,
     )
+    if ready.model is not None and ready.artifact is None and home(ready.model).type == "cuda":
+        return cost.with_(reasons={**reasons, "efficiency": "peak rate and bandwidth are measured on the processor only"})
     return _with_efficiency(cost, counts) if set(METRICS) <= set(wanted) else cost
 
 

@@ -40,7 +40,7 @@ def fold(model: nn.Module) -> nn.Module:
 def fold_batchnorm(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode in which every batch norm that can be is part of the layer before it.
 
-    Folded: Conv, ConvTranspose (any groups, dilation, bias or none) and Linear over (B, C), with identities and dropouts between.
+    Folded: Conv, ConvTranspose (any groups, dilation, bias or none) and Linear over (B, C), also with dropouts between.
     Left alone: norms without running statistics, layers that are shared, hooked or parametrised, subclasses whose weight is
     not what they multiply by (a subclass may say that it is, by a class attribute `affine_in_weight = True`).
     """
@@ -52,7 +52,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
             if affine in blocked or batchnorm in blocked:
                 continue
             _absorb(affine, batchnorm)
-            root.set_submodule(norm, nn.Identity())
+            root.set_submodule(norm, _rest(batchnorm))
     return model
 
 
@@ -76,14 +76,13 @@ class _Tracer(fx.Tracer):
 
 def _graphs(module: nn.Module, opaque: set[nn.Module]) -> Iterator[tuple[nn.Module, fx.Graph]]:
     """The graph of a module, or of the largest parts of it that can be traced, then of the whole around the other parts."""
-    if not list(module.children()):
-        return
     if (graph := _graph(module, opaque)) is not None:
         yield module, graph
         return
     for child in module.children():
-        yield from _graphs(child, opaque)
-    if (graph := _graph(module, opaque)) is not None:
+        if not isinstance(child, _AFFINE + _NORMS):
+            yield from _graphs(child, opaque)
+    if list(module.children()) and (graph := _graph(module, opaque)) is not None:
         yield module, graph
     else:
         opaque.add(module)
@@ -102,7 +101,7 @@ def _pairs(root: nn.Module, graph: fx.Graph) -> Iterator[tuple[str, str]]:
     uses = Counter(root.get_submodule(str(node.target)) for node in called)
     for node in called:
         norm = root.get_submodule(str(node.target))
-        if type(norm) not in _NORMS or uses[norm] > 1:
+        if not (type(norm) in _NORMS or _is_norm_act(norm)) or uses[norm] > 1:
             continue
         before = node.args[0] if node.args else None
         while _is_call(before, root, _NOTHING) and len(before.users) == 1:  # type: ignore[union-attr]
@@ -112,6 +111,16 @@ def _pairs(root: nn.Module, graph: fx.Graph) -> Iterator[tuple[str, str]]:
         layer = root.get_submodule(str(before.target))
         if uses[layer] == 1 and (type(layer) in _AFFINE or getattr(type(layer), "affine_in_weight", False)):
             yield str(before.target), str(node.target)
+
+
+def _is_norm_act(module: nn.Module) -> bool:
+    """timm's batch norm with the activation inside."""
+    return type(module).__name__ == "BatchNormAct2d" and type(module).__module__.startswith("timm.")
+
+
+def _rest(norm: nn.Module) -> nn.Module:
+    """What is left to do when the scale and shift of a norm are gone."""
+    return nn.Sequential(norm.drop, norm.act) if _is_norm_act(norm) else nn.Identity()  # type: ignore[arg-type]
 
 
 def _is_call(node: object, root: nn.Module, kinds: tuple[type, ...]) -> bool:
@@ -151,7 +160,7 @@ def _absorb(layer: nn.Module, norm: nn.Module) -> None:
 
 
 def scale_outputs(layer: nn.Module, weight: Tensor, scale: Tensor) -> Tensor:
-    """The weight of `layer` with each output channel multiplied; transposed convolutions keep those in dimension 1, by groups."""
+    """The weight of `layer` with each output channel multiplied; transposed convolutions have those second, by groups."""
     if isinstance(layer, _TRANSPOSED):
         grouped = weight.unflatten(0, (layer.groups, -1))
         return (grouped * scale.view(layer.groups, 1, -1, *(1,) * (weight.ndim - 2))).flatten(0, 1)

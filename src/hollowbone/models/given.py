@@ -12,6 +12,7 @@ from torch import nn
 
 from hollowbone.errors import UserError
 from hollowbone.models.base import ModelCard
+from hollowbone.models.checkpoint import load_checkpoint
 from hollowbone.models.create import create_model
 from hollowbone.runtime.base import Artifact, Example
 
@@ -36,12 +37,15 @@ def artifact_at(given: str) -> Artifact | None:
 def network(given: str, *, num_classes: int | None = None, in_chans: int | None = None) -> nn.Module:
     """The network of that name, with the sizes that the data decide.
 
-    `FILE.py:FUNCTION` executes the user's file and calls the function, with the sizes that are given as arguments; nothing
-    else executes anything. Raises `UserError` where there is no such network.
+    `FILE.py:FUNCTION[@CHECKPOINT]` executes the user's file and calls the function, with the sizes that are given as
+    arguments; nothing else executes anything. Raises `UserError` where there is no such network.
     """
-    if match := re.fullmatch(r"(.+\.py):([A-Za-z_]\w*)", given):
+    if match := re.fullmatch(r"(.+\.py):([A-Za-z_]\w*)(?:@(.+))?", given):
         sizes = {"num_classes": num_classes, "in_chans": in_chans}
-        return _built_by(Path(match[1]), match[2], {k: v for k, v in sizes.items() if v is not None})
+        made = _built_by(Path(match[1]), match[2], {k: v for k, v in sizes.items() if v is not None})
+        if match[3]:
+            load_checkpoint(made, None, match[3])
+        return made
     if Path(given).suffix in SUFFIXES and "@" not in given:
         raise UserError(
             f"{given} is an exported artifact, which can be measured, compared and evaluated, not trained or exported"

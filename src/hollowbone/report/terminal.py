@@ -23,14 +23,17 @@ def rows_of(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     names = {m["split"]: m for m in result["reference"]["metrics"]}
     for m in result["metrics"]:
         there = names.get(m["split"])
-        rows.append((f"{m['metric']} on {m['split']}", _metric(result, there) if there else "not trained", _metric(result, m), ""))
+        rows.append(
+            (f"{m['metric']} on {m['split']}", _metric(result, there) if there else "not trained", _metric(result, m), "")
+        )
     return rows
 
 
 def summary(result: dict[str, Any]) -> Table:
     """The result as a rich table; the title says whether the budget is met, the caption where it was measured."""
     met = "[green]met[/]" if result["budget"]["met"] else "[red]NOT met[/]"
-    where = f"{result['cost']['device']}, {result['cost']['runtime']}, {result['cost']['threads']} thread(s), batch 1, seed {result['seeds'][0]}"
+    cost = result["cost"]
+    where = f"{cost['device']}, {cost['runtime']}, {cost['threads']} thread(s), batch 1, seed {result['seeds'][0]}"
     table = Table(
         title=f"{result['model']['name']}: budget {result['budget']['text']} {met}",
         caption=f"{where}; latency is the median in a fresh process; intervals are 95%",
@@ -46,7 +49,8 @@ def summary(result: dict[str, Any]) -> Table:
 
 def summary_html(result: dict[str, Any]) -> str:
     """The same as a plain HTML table."""
-    head = f"<b>{escape(result['model']['name'])}</b>: budget {escape(result['budget']['text'])} {'met' if result['budget']['met'] else 'NOT met'}"
+    met = "met" if result["budget"]["met"] else "NOT met"
+    head = f"<b>{escape(result['model']['name'])}</b>: budget {escape(result['budget']['text'])} {met}"
     cells = ("", "reference", "shipped", "ratio")
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows_of(result))
     return f"<p>{head}</p><table><tr>{''.join(f'<th>{escape(c)}</th>' for c in cells)}</tr>{body}</table>"

@@ -1,10 +1,10 @@
 """int8: static post-training quantisation of an ONNX artifact with onnxruntime's own tools. Nothing is decided here.
 
 Activations are unsigned, weights signed and per output channel, written as QuantizeLinear/DequantizeLinear pairs that
-onnxruntime fuses at load. Why this form (time against the float file on an AVX-512 VNNI machine, one thread, interleaved;
-MobileNetV2 at 224 pixels): pairs u8/s8 0.51, the same with every operator quantised 0.51, operator form u8/s8 0.50, pairs s8/s8
-0.82, operator form s8/s8 5.8 times as long; at 32 pixels pairs beat the operator form, 0.69 to 0.76. For EfficientFormer L1
-quantising every operator gives 0.77 and the list below 0.51: a quantised GELU or pooling costs more than it saves.
+onnxruntime fuses at load. Why this form: time against the float file, interleaved, one thread, onnxruntime 1.32 on an x86
+processor with AVX-512 VNNI, MobileNetV2 at 224 pixels: pairs u8/s8 0.51, operator form u8/s8 0.50, pairs s8/s8 0.82, operator
+form s8/s8 5.8 times as long; at 32 pixels pairs beat the operator form, 0.69 to 0.76. Why not every operator: EfficientFormer
+L1 at 224 pixels takes 0.77 then, 0.51 with the list below, for a quantised GELU or average pooling costs more than it saves.
 """
 
 from __future__ import annotations

@@ -119,7 +119,9 @@ def measure(
     Ends when the interval of every median lies within `rel_interval` of it, after at least `min_runs` runs and
     `min_seconds` of each (a burst of 30 short runs would time one moment of the machine), or after `max_seconds` for each.
     The collector of garbage is off meanwhile. With several functions a block lasts about 5 ms, so that drift falls on all
-    alike, and the first call after a change, which finds the other's data in the caches, is not counted.
+    alike; the order within a round is turned by the Thue-Morse sequence (AB BA BA AB ...), so that what recurs in the
+    rhythm of the blocks, such as a scheduler's slices, does not always meet the same one; and the first call of a block,
+    which finds the other's data in the caches, is not counted.
     """
     fns = list(fns)
     estimates = []
@@ -136,16 +138,18 @@ def measure(
     discard = [len(fns) > 1 and estimate < 20e6 for estimate in estimates]  # beyond 20 ms cold caches no longer show
     counts = [max(math.ceil(5e6 / estimate), 3 if drop else 1) for estimate, drop in zip(estimates, discard, strict=True)]
     runs: list[list[int]] = [[] for _ in fns]
-    check_at = 0
+    check_at = rounds = 0
     collecting = gc.isenabled()
     gc.disable()
     try:
         begin = clock()
         while True:
-            for fn, count, drop, mine in zip(fns, counts, discard, runs, strict=True):
+            arms = list(zip(fns, counts, discard, runs, strict=True))
+            for fn, count, drop, mine in arms if rounds.bit_count() % 2 == 0 else arms[::-1]:
                 if drop:
                     fn()
                 _block(fn, count, clock, mine)
+            rounds += 1
             elapsed = (clock() - begin) / 1e9 / len(fns)
             fewest = min(map(len, runs))
             if elapsed >= max_seconds:

@@ -55,8 +55,8 @@ def search(
 
     `efficientformer` trains a supernet on `data` by `recipe` (checkpointed in `out`, if given) and slims it;
     `mobilenetv2` takes the slowest configuration that is measured within the limit. What was found, and how, is
-    `network.found` (a `search.slimming.Slimmed`, or the configuration). Raises `UserError` for an unknown space and for a budget
-    that is not one absolute limit on latency (`fit` takes any), `BudgetImpossible` where nothing meets it.
+    `network.found` (a `search.slimming.Slimmed`, or the configuration). Raises `UserError` for an unknown space and for a
+    budget that is not one absolute limit on latency (`fit` takes any), `BudgetImpossible` where nothing meets it.
     """
     from hollowbone.measure.budget import Budget
     from hollowbone.runtime.device import get_device
@@ -68,12 +68,14 @@ def search(
     budget = Budget(budget) if isinstance(budget, str) else budget
     limit = budget.limit("latency")
     if limit is None or limit.relative or limit.stat != "median" or len(budget.limits) > 1:
-        raise UserError(f"search takes one absolute limit on the median latency, such as 'latency<=3ms', not {str(budget)!r}; fit takes any")
+        raise UserError(
+            f"search takes one absolute limit on the median latency, such as 'latency<=3ms', not {str(budget)!r}; fit takes any"
+        )
     the_task = get_task(task)
     read: Any = the_task.read(data, seed=seed)  # type: ignore[arg-type]
     where = get_device(device) if isinstance(device, str) else device
     table = LatencyTable(found_space, where, runtime=runtime, threads=threads)
-    finder = verb.slimmed if space == "efficientformer" else verb.proposed
+    finder: Any = verb.slimmed if space == "efficientformer" else verb.proposed
     return finder(found_space, table, limit.number, data=read, task=the_task, recipe=recipe, seed=seed, out=out)
 
 

@@ -56,7 +56,9 @@ class Space(Protocol):
 
     name: str
 
-    def propose(self, *, limit_ms: float, predict: Callable[[Config], float], resolution: int, num_classes: int, in_chans: int) -> list[Config]:
+    def propose(
+        self, *, limit_ms: float, predict: Callable[[Config], float], resolution: int, num_classes: int, in_chans: int
+    ) -> list[Config]:
         """Configurations predicted to meet the limit, the most promising first; empty if none does."""
         ...
 

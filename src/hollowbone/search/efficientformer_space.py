@@ -58,7 +58,7 @@ class EfficientFormerSpace:
     def supernet(
         self, *, limit_ms: float, predict: Callable[[Config], float], resolution: int, num_classes: int, in_chans: int
     ) -> Config:
-        """The smallest supernet predicted at `HEADROOM` times the limit or more, whichever blocks it lets attend; else the largest."""
+        """The smallest supernet predicted at `HEADROOM` times the limit, whichever blocks it lets attend; else the largest."""
         ladder = self.supernets(resolution=resolution, num_classes=num_classes, in_chans=in_chans)
         for config in ladder:
             attending = {**config, "vit_num": config["depths"][-1]}
@@ -109,7 +109,7 @@ class EfficientFormerSpace:
         return self.config([STEP] * 4, [1] * 4, 0, resolution=resolution, num_classes=num_classes, in_chans=in_chans)
 
     def calibration(self, config: Config, *, seed: int = 0, samples: int = 4) -> list[Config]:
-        """Whole networks on which a table's offset is fitted: `config`, the smallest, and random ones between, at timed widths."""
+        """Networks on which a table's offset is fitted: `config`, the smallest, and random ones between, at timed widths."""
         random = np.random.default_rng(seed)
         small = {**config, "widths": [STEP] * len(config["widths"]), "depths": [1] * len(config["depths"]), "vit_num": 0}
         drawn = [self.sample(config, random) for _ in range(samples)]
@@ -213,7 +213,7 @@ class EfficientFormerSpace:
         return table.latency(self.blocks(config))
 
     def actions(self, config: Config) -> list[Action]:
-        """Remove a block (of either kind, one stays in a stage), turn the first attention block to pooling, narrow a stage by 16."""
+        """Remove a block (one stays in a stage), turn the first attention block to pooling, narrow a stage by 16."""
         found = []
         for stage, kinds in enumerate(stage_kinds(config)):
             for kind in sorted(set(kinds)) if len(kinds) > 1 else ():
@@ -233,7 +233,9 @@ def check(config: Config) -> None:
     if any(width < STEP or width % STEP for width in widths):
         raise UserError(f"stage widths must be multiples of {STEP}, not {list(widths)}")
     if len(widths) != len(depths) or len(depths) < 2 or min(depths) < 1:
-        raise UserError(f"every stage needs a width and at least one block, not widths {list(widths)} and depths {list(depths)}")
+        raise UserError(
+            f"every stage needs a width and at least one block, not widths {list(widths)} and depths {list(depths)}"
+        )
     if not 0 <= vit_num <= sum(depths[-2:]):
         raise UserError(f"vit_num must be 0 to {sum(depths[-2:])} (the blocks of the last two stages), not {vit_num}")
 
@@ -267,7 +269,7 @@ def with_width(config: Config, stage: int, width: int) -> Config:
 
 
 def uniform_widths(config: Config) -> list[Config]:
-    """The configuration with all widths scaled alike and rounded to multiples of 16, the widest first, down to 16 everywhere."""
+    """The configuration with all widths scaled alike, rounded to multiples of 16, the widest first, down to 16 everywhere."""
     found: list[Config] = []
     for percent in range(100, 0, -1):
         widths = [max(STEP, round(width * percent / 100 / STEP) * STEP) for width in config["widths"]]

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from hollowbone.errors import UserError
 from hollowbone.search.base import Config, canonical
 
 Train = Callable[[list[Config], int], list[float]]
-"""`train(configs, epochs)`: the score of each after `epochs` epochs in all. All of a rung are asked for at once, so that they may
-be spread over machines."""
+"""`train(configs, epochs)`: the score of each after `epochs` epochs in all; a whole rung is asked for at once, so that it
+may be spread over machines."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def successive_halving(
     """
     if not configs:
         raise UserError("successive halving needs at least one candidate")
-    if not rungs or rungs[0] < 1 or any(b <= a for a, b in zip(rungs, rungs[1:], strict=False)):
+    if not rungs or rungs[0] < 1 or any(b <= a for a, b in pairwise(rungs)):
         raise UserError(f"rungs are ascending numbers of epochs, 1 or more, not {list(rungs)}")
     if len({canonical(config) for config in configs}) != len(configs):
         raise UserError("successive halving was given the same candidate twice")
@@ -71,9 +72,8 @@ def successive_halving(
         ranked = sorted(placed, key=lambda s: (-_sortable(s[0], higher_is_better), s[1], s[2]))
         last = number == len(rungs) - 1
         count = 1 if last else min(math.ceil(keep * len(alive)), len(alive) - 1)
-        record.append(
-            Rung(epochs, tuple(Entrant(alive[place], score, ms, rank < count) for rank, (score, ms, place) in enumerate(ranked)))
-        )
+        entrants = [Entrant(alive[place], score, ms, rank < count) for rank, (score, ms, place) in enumerate(ranked)]
+        record.append(Rung(epochs, tuple(entrants)))
         alive = [alive[place] for _, _, place in ranked[:count]]
     return alive[0], record
 

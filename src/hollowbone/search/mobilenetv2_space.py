@@ -43,8 +43,8 @@ class MobileNetV2Space:
         for side in _resolutions(resolution):
             for depth in DEPTHS:
                 for groups in GROUPS:
-                    sizes = {"depth": depth, "groups": groups, "resolution": side, "num_classes": num_classes, "in_chans": in_chans}
-                    ladder = [self.config(width, **sizes) for width in WIDTHS]
+                    sizes = {"resolution": side, "num_classes": num_classes, "in_chans": in_chans}
+                    ladder = [self.config(width, depth=depth, groups=groups, **sizes) for width in WIDTHS]
                     if (best := _first_within(ladder, predict, limit_ms)) is not None:
                         found.append((predict(best), best))
         return [config for _, config in sorted(found, key=lambda pair: -pair[0])]
@@ -91,9 +91,8 @@ class MobileNetV2Space:
     def block(self, spec: BlockSpec) -> tuple[nn.Module, tuple[int, ...]]:
         """The network of that block, and its input (1, in_chans, H, W)."""
         size = dict(spec.sizes)
-        config = self.config(
-            size["w"] / 1000, depth=size["d"] / 1000, groups=size["g"], resolution=size["r"], num_classes=size["k"], in_chans=size["i"]
-        )
+        sizes = {"resolution": size["r"], "num_classes": size["k"], "in_chans": size["i"]}
+        config = self.config(size["w"] / 1000, depth=size["d"] / 1000, groups=size["g"], **sizes)
         return self.build(config), (1, size["i"], size["r"], size["r"])
 
     def context(self, spec: BlockSpec) -> tuple[None, None]:

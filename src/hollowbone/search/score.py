@@ -36,7 +36,14 @@ class Scorer:
 
 
 def scorer(
-    task: Task, data: Data, preprocessing: Preprocessing, *, select: int = 512, train: int = 256, batch_size: int = 128, seed: int = 0
+    task: Task,
+    data: Data,
+    preprocessing: Preprocessing,
+    *,
+    select: int = 512,
+    train: int = 256,
+    batch_size: int = 128,
+    seed: int = 0,
 ) -> Scorer:
     """A `Scorer` on `select` samples of *select* and `train` of *train*, drawn once (all where there are fewer)."""
     generator = torch.Generator().manual_seed(seed)
@@ -49,7 +56,7 @@ def scorer(
 
 @torch.no_grad()
 def reestimate_batchnorm(network: nn.Module, inputs: Sequence[Tensor]) -> None:
-    """Replace the running statistics of every batch norm by the averages over these inputs; all else stays in evaluation mode."""
+    """Replace the statistics of every batch norm by the averages over these inputs; all else stays in evaluation mode."""
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]
     network.eval()
@@ -66,4 +73,6 @@ def reestimate_batchnorm(network: nn.Module, inputs: Sequence[Tensor]) -> None:
 
 def _batches(dataset: Dataset, count: int, batch_size: int, generator: torch.Generator) -> list[Batch]:
     places = torch.randperm(len(dataset), generator=generator)[:count].tolist()  # type: ignore[arg-type]
-    return [tuple(default_collate([dataset[i] for i in places[at : at + batch_size]])) for at in range(0, len(places), batch_size)]
+    return [
+        tuple(default_collate([dataset[i] for i in places[at : at + batch_size]])) for at in range(0, len(places), batch_size)
+    ]

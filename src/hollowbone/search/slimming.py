@@ -52,7 +52,7 @@ class Slimmed:
 
 def initial(supernet: Supernet) -> Selection:
     """Everything that the supernet has, each position as pooling or attention, attention as the likeliest suffix."""
-    last_two = [path for stage in supernet.stages[-2:] for path in stage]  # type: ignore[union-attr]
+    last_two = [path for stage in supernet.by_stage()[-2:] for path in stage]
     probabilities = [path.probabilities() for path in last_two]
     scores = [
         sum(math.log(p["3d" if i >= len(probabilities) - suffix else "4d"]) for i, p in enumerate(probabilities))
@@ -72,7 +72,8 @@ def importance(path: MetaPath) -> float:
 def proposals(supernet: Supernet, selection: Selection) -> list[tuple[Action, Selection]]:
     """The (up to three) actions that a step considers, with what is left after each."""
     config, found = selection.config, []
-    values = [[importance(stage[i]) for i in kept] for stage, kept in zip(supernet.stages, selection.positions, strict=True)]  # type: ignore[index]
+    stages = zip(supernet.by_stage(), selection.positions, strict=True)
+    values = [[importance(paths[i]) for i in kept] for paths, kept in stages]
     removable = [(value, s, i) for s, stage in enumerate(values) for i, value in enumerate(stage) if len(stage) > 1]
     if removable:
         _, stage, i = min(removable)
@@ -118,14 +119,15 @@ def slim(
     action is left.
     """
     judge = _Judge(supernet, space, table, score)
-    selection, path = start or initial(supernet), []
+    selection = start or initial(supernet)
+    path: list[SlimmingStep] = []
     first = at = record("start", lambda: judge.standing(selection))
     while at["latency_ms"] > limit_ms:
         options = proposals(supernet, selection)
         step = record(f"step {len(path) + 1}", lambda options=options, at=at: judge.step(options, at))  # type: ignore[misc]
         if step["chosen"] is None:
             raise BudgetImpossible(
-                f"slimming ended at {at['latency_ms']:.4g} ms predicted, with a limit of {limit_ms:.4g} ms: no action saves time any more "
+                f"slimming ended at {at['latency_ms']:.4g} ms predicted, above {limit_ms:.4g} ms; no action saves any more "
                 f"(widths {selection.config['widths']}, depths {selection.config['depths']})"
             )
         action, selection = options[step["chosen"]]

@@ -49,15 +49,17 @@ class Selection:
 def extract(supernet: Supernet, selection: Selection) -> nn.Module:
     """The selected network with the supernet's weights; the supernet stays as it is."""
     config = selection.config
-    network = EfficientFormerSpace().build(config)
+    network: Any = EfficientFormerSpace().build(config)
+    stem: Any = supernet.stem
+    embeddings: Any = supernet.embeddings
     width = config["widths"][0]
-    half, channels = _top(supernet.stem.norm1.weight, width // 2), _top(supernet.stem.norm2.weight, width)
+    half, channels = _top(stem.norm1.weight, width // 2), _top(stem.norm2.weight, width)
     for number, rows, columns in ((1, half, None), (2, channels, half)):
-        _take(getattr(network.stem, f"conv{number}"), getattr(supernet.stem, f"conv{number}"), rows, columns)
-        _take(getattr(network.stem, f"norm{number}"), getattr(supernet.stem, f"norm{number}"), rows)
-    for i, (stage, paths) in enumerate(zip(network.stages, supernet.stages, strict=True)):
+        _take(getattr(network.stem, f"conv{number}"), getattr(stem, f"conv{number}"), rows, columns)
+        _take(getattr(network.stem, f"norm{number}"), getattr(stem, f"norm{number}"), rows)
+    for i, (stage, paths) in enumerate(zip(network.stages, supernet.by_stage(), strict=True)):
         if i:
-            before, embedding = channels, supernet.embeddings[i - 1]
+            before, embedding = channels, embeddings[i - 1]
             channels = _top(embedding.norm.weight, config["widths"][i])
             _take(stage.downsample.conv, embedding.conv, channels, before)
             _take(stage.downsample.norm, embedding.norm, channels)
@@ -73,7 +75,7 @@ def extract(supernet: Supernet, selection: Selection) -> nn.Module:
     return network.train(supernet.training)
 
 
-def _take_4d(block: Meta4D, source: Meta4D, channels: Tensor) -> None:
+def _take_4d(block: Any, source: Any, channels: Tensor) -> None:
     hidden = _top(source.mlp.norm1.weight, RATIO * len(channels))
     _take_mlp(block.mlp, source.mlp, channels, hidden)
     _take(block.mlp.norm1, source.mlp.norm1, hidden)
@@ -81,7 +83,7 @@ def _take_4d(block: Meta4D, source: Meta4D, channels: Tensor) -> None:
         _take(block.get_submodule(name), source.get_submodule(name), channels)
 
 
-def _take_3d(block: Meta3D, source: Meta3D, channels: Tensor) -> None:
+def _take_3d(block: Any, source: Any, channels: Tensor) -> None:
     hidden = _top(source.mlp.fc1.weight.norm(dim=1), RATIO * len(channels))
     _take_mlp(block.mlp, source.mlp, channels, hidden)
     _take(block.token_mixer.qkv, source.token_mixer.qkv, None, channels)

@@ -12,8 +12,9 @@ The paper leaves open what follows; these are our readings. eps is true Gumbel n
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -51,7 +52,9 @@ class MetaPath(nn.Module):
     the mixture is without noise.
     """
 
-    def __init__(self, dim: int, *, grid: tuple[int, int] | None, noise: Noise = gumbel_noise, layer_scale: float = 1e-5) -> None:
+    def __init__(
+        self, dim: int, *, grid: tuple[int, int] | None, noise: Noise = gumbel_noise, layer_scale: float = 1e-5
+    ) -> None:
         super().__init__()
         self.branches = ("4d", "identity") if grid is None else ("4d", "3d", "identity")
         self.four = Meta4D(dim, layer_scale=layer_scale)
@@ -93,11 +96,10 @@ class Supernet(nn.Module):
         attends = range(len(depths) - 2, len(depths))
         self.config = dict(config)
         self.stem = Stem(config["in_chans"], widths[0], strides=tuple(config["stem_strides"]))
-        self.embeddings = nn.ModuleList([Embedding(a, b) for a, b in zip(widths, widths[1:], strict=False)])
+        self.embeddings = nn.ModuleList([Embedding(a, b) for a, b in pairwise(widths)])
+        options: dict[str, Any] = {"noise": noise, "layer_scale": layer_scale}
         self.stages = nn.ModuleList(
-            nn.ModuleList(
-                MetaPath(width, grid=grids[i] if i in attends else None, noise=noise, layer_scale=layer_scale) for _ in range(depth)
-            )
+            nn.ModuleList(MetaPath(width, grid=grids[i] if i in attends else None, **options) for _ in range(depth))
             for i, (width, depth) in enumerate(zip(widths, depths, strict=True))
         )
         self.norm = nn.LayerNorm(widths[-1])
@@ -105,22 +107,21 @@ class Supernet(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
+    def by_stage(self) -> list[list[MetaPath]]:
+        """Every position of every stage."""
+        return [[path for path in stage if isinstance(path, MetaPath)] for stage in self.stages]  # type: ignore[attr-defined]
+
     def paths(self) -> list[MetaPath]:
         """Every position, from the input on."""
-        return [module for module in self.modules() if isinstance(module, MetaPath)]
-
-    def set_tau(self, tau: float) -> None:
-        """The temperature of every mixture."""
-        for path in self.paths():
-            path.tau = tau
+        return [path for stage in self.by_stage() for path in stage]
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits of the mixture of all paths."""
         x = self.stem(x)
-        for i, stage in enumerate(self.stages):
+        for i, stage in enumerate(self.by_stage()):
             if i:
                 x = self.embeddings[i - 1](x)
-            for path in stage:  # type: ignore[attr-defined]
+            for path in stage:
                 x = path(x)
         return self.head(self.norm(to_tokens(x)).mean(dim=1))
 

@@ -83,7 +83,9 @@ class ExportTimer:
         """Milliseconds of one module."""
         with TemporaryDirectory(prefix="hollowbone-table-") as folder:
             artifact = self._export(module, shape, Path(folder) / "a")
-            (timing,) = self._calmest(lambda: (self.device.time(artifact, [_picture(shape)], threads=self.threads, clock=CLOCK),))
+            (timing,) = self._calmest(
+                lambda: (self.device.time(artifact, [_picture(shape)], threads=self.threads, clock=CLOCK),)
+            )
         return timing.median_ms
 
     def _calmest(self, measure: Callable[[], tuple[Timing, ...]]) -> tuple[Timing, ...]:

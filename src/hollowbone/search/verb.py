@@ -53,7 +53,9 @@ def proposed(
     proposals = space.propose(limit_ms=limit_ms, predict=lambda config: space.latency(config, table), **size)
     if not proposals:
         fastest = space.latency(space.smallest(**size), table)
-        raise BudgetImpossible(f"no {space.name} meets latency<={limit_ms:g}ms: the fastest takes {fastest:.4g} ms on {table.device.name}")
+        raise BudgetImpossible(
+            f"no {space.name} meets latency<={limit_ms:g}ms: the fastest takes {fastest:.4g} ms on {table.device.name}"
+        )
     torch.manual_seed(seed)
     return _with_found(space.build(proposals[0]), proposals[0])
 

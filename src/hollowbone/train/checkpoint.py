@@ -15,16 +15,25 @@ from hollowbone.errors import UserError
 from hollowbone.files import write_bytes
 from hollowbone.train.state import Training
 
-NAME = "checkpoint.pt"
+NAME, LOG, WEIGHTS = "checkpoint.pt", "log.csv", "weights.safetensors"
+"""The files that a training leaves in its folder."""
 VERSION = 1
 
 
-def structure(model: nn.Module | None) -> str | None:
+def structure(model: nn.Module) -> str:
     """Digest of the names, shapes and types in a model's state; the values are not in it."""
-    if model is None:
-        return None
     lines = [f"{k} {tuple(v.shape)} {v.dtype}" for k, v in sorted(model.state_dict().items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def contents(model: nn.Module | None) -> str | None:
+    """Digest of a model's state with its values, None for none."""
+    if model is None:
+        return None
+    sha = hashlib.sha256(structure(model).encode())
+    for _, value in sorted(model.state_dict().items()):
+        sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
 
 
 def identity(training: Training, world: int) -> dict[str, Any]:
@@ -34,7 +43,7 @@ def identity(training: Training, world: int) -> dict[str, Any]:
         "task": training.task.name,
         "data": training.data.digest,
         "model": structure(training.model),
-        "teacher": structure(training.teacher),
+        "teacher": contents(training.teacher),
         "preprocessing": training.preprocessing.to_dict(),
         "callbacks": [type(callback).__qualname__ for callback in training.callbacks],
         "select_every": training.select_every,
@@ -73,7 +82,7 @@ def read(out: Path, who: dict[str, Any]) -> dict[str, Any] | None:
 
 def remove_torn(out: Path) -> None:
     """Remove what a killed process left half written."""
-    for torn in out.glob(f".{NAME}.*.tmp"):
+    for torn in (path for name in (NAME, LOG, WEIGHTS) for path in out.glob(f".{name}.*.tmp")):
         torn.unlink(missing_ok=True)
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ class Evaluation:
         low, high = map(self.metric.format, self.interval)
         value = self.metric.format(self.value)
         return f"{self.metric.name} {value} (95% interval {low} to {high}) on {self.split}, {self.n} samples"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(str(self))}</p>"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, without the predictions."""

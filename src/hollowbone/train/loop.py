@@ -25,7 +25,6 @@ from hollowbone.train.logs import Line, Log
 from hollowbone.train.order import Feed, generators_kept, seed_all
 from hollowbone.train.state import State, Trained, Training
 
-WEIGHTS = "weights.safetensors"
 EPOCH_SECONDS = 5.0
 """An epoch's end is checkpointed if the last checkpoint is at least this old."""
 
@@ -69,7 +68,7 @@ class Loop:
             ema=Average(model, recipe.ema) if recipe.ema else None,
         )  # fmt: skip
         self.guard, self.interrupt = Guard(), Interrupt()
-        self.who = checkpoint.identity(training, runner.world)
+        self.who = checkpoint.identity(training, runner.world) if training.out is not None else {}
         self.history: list[dict[str, Any]] = []
         self.sums: dict[str, float] = {}
         self.best: dict[str, Any] | None = None
@@ -82,27 +81,28 @@ class Loop:
             self.started = self.written = time.monotonic()
             if self.t.out is not None and self.t.resume and (found := checkpoint.read(self.t.out, self.who)) is not None:
                 self._load_all(found)
-            first, state = self.runner.rank == 0, self.state
-            self.line = Line(self.t.progress if first else False, self.t.data.name, state.total_steps, state.step)
+            first = self.runner.rank == 0
+            self.line = Line(self.t.progress if first else False, self.t.data.name, self.state.total_steps, self.state.step)
             try:
                 self.log = Log(self.t.out if first else None, self.history, tensorboard=self.t.tensorboard)
-                if state.step < state.total_steps:
-                    self._train()
+                self._train()
                 return self._finished()
             finally:
                 self.line.close()
                 self.log.close()
 
     def _train(self) -> None:
-        state = self.state
+        """What is left to train. The last checkpoint is from before `on_end`, so every resume of it comes to the same."""
+        state, left = self.state, self.state.step < self.state.total_steps
         state.model.train()
         for callback in self.t.callbacks:
             callback.on_start(state)
         while state.step < state.total_steps:
             self._epoch(*divmod(state.step, self.feed.steps))
+        if left:
+            self._write()
         for callback in self.t.callbacks:
             callback.on_end(state)
-        self._write()
 
     def _epoch(self, epoch: int, offset: int) -> None:
         """From optimiser step `offset` of an epoch to its end, or to where the guard went back."""
@@ -307,4 +307,4 @@ def _write_weights(model: nn.Module, out: Any) -> None:
     from safetensors.torch import save_file
 
     state = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
-    write_with(out / WEIGHTS, lambda path: save_file(state, path))
+    write_with(out / checkpoint.WEIGHTS, lambda path: save_file(state, path))

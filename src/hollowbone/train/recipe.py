@@ -77,7 +77,7 @@ class Callback:
         """After each epoch, before the evaluation on *select*."""
 
     def on_end(self, state: State) -> None:
-        """After the last step."""
+        """After the last step; again when a finished training is resumed. What it does is not in the checkpoint."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values that a resume needs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,7 +61,7 @@ class State:
     ema: Average | None = None
 
 
-@dataclass
+@dataclass(repr=False)
 class Trained:
     """A finished training. `metric` is that of `chosen` on *select*.
 
@@ -80,3 +81,17 @@ class Trained:
     def chosen(self) -> nn.Module:
         """The network to use: the weight average where there is one, else the trained network."""
         return self.model if self.ema_model is None else self.ema_model
+
+    def __repr__(self) -> str:
+        averaged = ", averaged weights" if self.ema_model is not None else ""
+        return f"Trained(metric={self.metric:.4g} on select, {self.steps} steps in {self.seconds:.1f} s{averaged})"
+
+    def _repr_html_(self) -> str:
+        columns = list(dict.fromkeys(key for entry in self.history for key in entry))
+        head = "".join(f"<th>{escape(key)}</th>" for key in columns)
+        rows = (
+            "".join(f"<td>{value:.4g}</td>" if (value := entry.get(key)) is not None else "<td></td>" for key in columns)
+            for entry in self.history
+        )
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<p>{escape(repr(self))}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
