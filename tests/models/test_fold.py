@@ -31,9 +31,7 @@ LAYERS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("layer", "norm", "shape"), LAYERS, ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else None
-)
+@pytest.mark.parametrize(("layer", "norm", "shape"), LAYERS, ids=lambda v: type(v).__name__)
 @pytest.mark.parametrize("between", [(), (nn.Dropout(), nn.Identity())], ids=["adjacent", "dropout"])
 def test_layer_and_norm_become_one(layer: nn.Module, norm: nn.Module, shape: tuple[int, ...], between: tuple) -> None:
     model = shaken(nn.Sequential(layer, *between, norm, nn.ReLU()))

@@ -167,9 +167,7 @@ def test_compiled_network_equals_network(card: ModelCard) -> None:
     _check_compiled(card, "aot_eager")
 
 
-@pytest.mark.parametrize(
-    "card", [pytest.param(c, marks=pytest.mark.slow) if i else c for i, c in enumerate(SMALLEST)], ids=name_of
-)
+@pytest.mark.parametrize("card", SMALLEST, ids=name_of)
 def test_natively_compiled_network_equals_network(card: ModelCard) -> None:
     _check_compiled(card, "inductor")
 

@@ -34,7 +34,7 @@ FORMATS = {"onnxruntime": "onnx", "executorch": "executorch"}
 """The file of `hollowbone.runtime` that exports for a runtime."""
 CLOCK = {"warmup_seconds": 0.02, "min_seconds": 0.03, "max_seconds": 0.25}
 """How long each chain of a difference is timed: a table has some seventy entries, and they must not take a minute."""
-CALM, RETRIES = 0.04, 2
+CALM, RETRIES = 0.04, 1
 """A timing is repeated when the interval of its median is wider than this share of it."""
 WHOLE = "network"
 """The kind of a block that is a network of its own: timed alone, in no context."""

@@ -50,10 +50,10 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> None:
     channels, kernel = x.shape[1], weight.shape[-1] if weight.ndim == 4 else 0
     if kernel not in (3, 5, 7) or tuple(weight.shape) != (channels, 1, kernel, kernel):
         raise UserError(
-            f"weight has shape {tuple(weight.shape)}; for x of {channels} channels ({channels}, 1, k, k) with k = 3, 5 or 7 would do"
+            f"weight has shape {tuple(weight.shape)}; for {channels} channels ({channels}, 1, k, k) with k in 3, 5, 7 would do"
         )
     if bias is not None and tuple(bias.shape) != (channels,):
-        raise UserError(f"bias has shape {tuple(bias.shape)}; for x of {channels} channels ({channels},) would do")
+        raise UserError(f"bias has shape {tuple(bias.shape)}; for {channels} channels ({channels},) would do")
     if stride not in (1, 2):
         raise UserError(f"stride={stride}; 1 or 2 would do")
     if x.shape[2] < 1 or x.shape[3] < 1:
@@ -84,8 +84,9 @@ def _cpu(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, low: float
 
 
 def _buffer(tensor: Tensor) -> Any:
-    # numpy's view crosses to the kernel some ten times faster than a tensor, which would go by DLPack.
-    return tensor.detach().contiguous().numpy()
+    # numpy's view crosses to the kernel several times faster than a tensor, which would go by DLPack. `force` takes tensors
+    # that require a gradient, and copies nothing that is dense already.
+    return (tensor if tensor.is_contiguous() else tensor.contiguous()).numpy(force=True)
 
 
 def _samples() -> Iterator[tuple[Any, ...]]:
