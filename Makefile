@@ -25,12 +25,14 @@ docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
 
 # The stamps below are the whole set-up; delete .venv to start again.
-$(VENV)/.demo: pyproject.toml constraints.txt CMakeLists.txt
+NATIVE := CMakeLists.txt $(wildcard native/*.* native/*/*.*)
+
+$(VENV)/.demo: pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c constraints.txt -e ".[demo,train]"
 	touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt CMakeLists.txt
+$(VENV)/.test: pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -c constraints.txt -e ".[test]"
 	$(BIN)/pip install -c constraints.txt --no-deps timm torchvision

@@ -30,6 +30,11 @@ def without_extension(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     native._library.cache_clear()
 
 
+@pytest.mark.skipif(os.environ.get("HOLLOWBONE_REQUIRE_ALL") != "1", reason="kernels are optional on a user's machine")
+def test_kernels_are_built_where_everything_is_required() -> None:
+    assert ops.status()["built"], ops.status()["reason"]
+
+
 @pytest.mark.usefixtures("without_extension")
 def test_without_kernels_operators_run_on_the_reference_and_status_says_why() -> None:
     status = ops.status()

@@ -162,7 +162,7 @@ def _open(settings: Settings, folder: RunFolder, journal: Journal, *, engine: st
     if journal["data/digest"] != data.digest:
         raise UserError(f"the data at {settings.data} are not those of the run in {folder.path}; give another --out")
     journal.clock("device", lambda: {"facts": device.facts(), "fingerprint": device.fingerprint()})
-    threads = journal.clock("training/threads", lambda: min(2, os.cpu_count() or 1))
+    threads = journal.clock("training/threads", lambda: min(2, len(os.sched_getaffinity(0))))
     if resumed:
         console.print(f"going on with the run in {folder.path} ({len(journal.keys())} records)", highlight=False)
     return Context(settings, budget, task, data, device, journal, folder, get_engine(engine), console, threads)

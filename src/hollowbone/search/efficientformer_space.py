@@ -108,13 +108,12 @@ class EfficientFormerSpace:
         """Width 16 and one pooling block in every stage."""
         return self.config([STEP] * 4, [1] * 4, 0, resolution=resolution, num_classes=num_classes, in_chans=in_chans)
 
-    def calibration(self, config: Config, *, seed: int = 0, samples: int = 4) -> list[Config]:
-        """Networks on which a table's offset is fitted: `config`, the smallest, and random ones between, at timed widths."""
+    def calibration(self, config: Config, *, seed: int = 0, samples: int = 6) -> list[Config]:
+        """Networks on which a table's offset is fitted: the smallest and random sub-networks of `config`, at timed widths."""
         random = np.random.default_rng(seed)
         small = {**config, "widths": [STEP] * len(config["widths"]), "depths": [1] * len(config["depths"]), "vit_num": 0}
         drawn = [self.sample(config, random) for _ in range(samples)]
-        drawn = [{**c, "widths": [max(w for w in GRID if w <= width) for width in c["widths"]]} for c in drawn]
-        return [small, *drawn, {**config, "vit_num": 0}]
+        return [small, *({**c, "widths": [max(w for w in GRID if w <= width) for width in c["widths"]]} for c in drawn)]
 
     def sample(self, config: Config, random: np.random.Generator) -> Config:
         """Any sub-network of `config`, every width, depth and number of attention blocks (any or few) equally likely."""

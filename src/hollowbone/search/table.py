@@ -180,18 +180,19 @@ class LatencyTable:
         return self._lookup("network" + canonical(config), lambda: self._timer.one(self.space.build(config), shape))
 
     def calibrate(self, configs: Sequence[Config]) -> Offset:
-        """Fit the offset on whole networks (two or more), which must not be those on which the table is judged.
+        """Fit the offset on whole networks (three or more), which must not be those on which the table is judged.
 
-        Least squares on relative errors; the scale is held to 0.7-1.4, outside of which the entries would be wrong.
+        Least absolute relative errors, so that one disturbed measurement does not bend it; a scale outside of 0.7-1.4 would
+        mean wrong entries and is not used.
         """
-        if len(configs) < 2:
-            raise ValueError("an offset and a scale need two networks or more")
+        if len(configs) < 3:
+            raise ValueError("an offset and a scale need three networks or more")
         self.offset = Offset()
         sums = np.array([self.space.latency(config, self) for config in configs])
         measured = np.array([self.network(config) for config in configs])
-        slope, fixed = np.polyfit(sums, measured, 1, w=1 / measured)
-        if not 0.7 <= slope <= 1.4 or fixed < -0.5 * measured.min():
-            slope, fixed = 1.0, float(np.average(measured - sums, weights=1 / measured))
+        slope, fixed = _least_absolute(sums, measured)
+        if not 0.7 <= slope <= 1.4:
+            slope, fixed = 1.0, float(np.median(measured - sums))
         self.offset = Offset(float(fixed), float(slope), len(configs))
         return self.offset
 
@@ -260,6 +261,15 @@ class _Cache:
             return dict(value["entries"]) if value["version"] == VERSION else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
+
+
+def _least_absolute(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept that minimise the sum of |y - slope x - intercept| / y, by reweighted least squares."""
+    weights = 1 / y
+    for _ in range(30):
+        slope, intercept = np.polyfit(x, y, 1, w=weights)
+        weights = 1 / y / np.sqrt(np.maximum(np.abs(y - slope * x - intercept) / y, 1e-3))
+    return float(slope), float(intercept)
 
 
 def _cache_path(device: Device, space: Space, runtime: str, threads: int) -> Path:

@@ -43,7 +43,7 @@ def shift(x: Tensor, share: float = 0.125) -> Tensor:
     tops = torch.randint(0, 2 * py + 1, (b,)).tolist()
     lefts = torch.randint(0, 2 * px + 1, (b,)).tolist()
     # Views and one stack copy each picture once; a gather with index tensors is several times slower on a CPU.
-    return torch.stack([padded[i, :, t : t + h, l : l + w] for i, (t, l) in enumerate(zip(tops, lefts, strict=True))])
+    return torch.stack([padded[i, :, y : y + h, x : x + w] for i, (y, x) in enumerate(zip(tops, lefts, strict=True))])
 
 
 def flip(x: Tensor) -> Tensor:

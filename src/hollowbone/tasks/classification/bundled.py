@@ -17,7 +17,9 @@ from hollowbone.tasks.classification.splits import FRACTIONS, MemorySplit, imbal
 BUNDLED = ("digits", "photo_patches")
 
 
-def read_bundled(name: str, *, seed: int, resolution: tuple[int, int] | None, in_chans: int | None, fractions: Sequence[float] = FRACTIONS) -> Data:
+def read_bundled(
+    name: str, *, seed: int, resolution: tuple[int, int] | None, in_chans: int | None, fractions: Sequence[float] = FRACTIONS
+) -> Data:
     """A bundled dataset by name, at 32x32 unless told otherwise; `digits` has one channel, `photo_patches` three."""
     if name == "digits":
         return digits(seed=seed, resolution=resolution or (32, 32), in_chans=in_chans or 1, fractions=fractions)
@@ -67,7 +69,7 @@ def assemble(
     splits = {}
     for number, split in enumerate(SPLITS):
         at = np.flatnonzero(part == number)
-        splits[split] = MemorySplit(images[at], target[at], [names[i] for i in at])
+        splits[split] = MemorySplit(images[at], target[at], [names[int(i)] for i in at])
         counted = Counter(target[at].tolist())
         found.counts[split] = {label: counted[i] for i, label in enumerate(classes)}
     found.imbalance = imbalance(splits["train"].labels.tolist())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,9 @@ SPELLINGS: dict[str, str] = {
 }
 """Usual names of a split, in lower case -> ours."""
 
+JUNK = frozenset({"Thumbs.db", "thumbs.db", "desktop.ini", "__MACOSX"})
+"""What file managers leave behind; passed over like hidden files."""
+
 
 @dataclass(frozen=True)
 class Item:
@@ -30,7 +35,11 @@ class Item:
     size: int | None = None
 
     def read(self) -> bytes:
-        """The file's bytes, or its part of a shard."""
+        """The file's bytes, or its part of a shard. Raises `OSError`."""
+        if "\0" in str(self.path):
+            raise OSError(errno.EINVAL, "no file can have this name")
+        if not stat.S_ISREG(os.stat(self.path).st_mode):  # to open a pipe would be to wait for ever
+            raise OSError(errno.EINVAL, "not a file")
         with open(self.path, "rb") as handle:
             if self.size is None:
                 return handle.read()
@@ -54,7 +63,7 @@ class Listing:
 def ordered(labels: Iterable[str]) -> tuple[str, ...]:
     """Labels sorted by number where all are whole numbers, else by name."""
     labels = list(labels)
-    if all(label.isascii() and label.removeprefix("-").isdigit() for label in labels):
+    if all(len(label) < 20 and label.isascii() and label.removeprefix("-").isdigit() for label in labels):
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
     return tuple(sorted(labels))
 
@@ -65,11 +74,16 @@ def some(names: Sequence[str], limit: int = 5) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
+def printable(name: str) -> str:
+    """A file's name with what is not UTF-8 in it replaced, so that it can be printed and stored."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def entries(folder: Path) -> list[os.DirEntry[str]]:
     """What is in a folder, by name, hidden things apart. Raises `UserError` if it cannot be listed."""
     try:
         with os.scandir(folder) as found:
-            return sorted((e for e in found if not e.name.startswith((".", "__MACOSX"))), key=lambda e: e.name)
+            return sorted((e for e in found if not e.name.startswith(".") and e.name not in JUNK), key=lambda e: e.name)
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {error.strerror or error}") from error
 
@@ -100,6 +114,8 @@ def list_folder(root: Path) -> Listing:
     if loose:
         listing.notes.append(f"{len(loose)} files outside any class folder were left out: {some(loose)}")
     if not listing.items:
+        if lying := [name for name in loose if Path(name).suffix.lower() in EXTENSIONS]:
+            raise UserError(f"{len(lying)} pictures lie directly in {root}; put those of each class into a folder of its own")
         what = "no folders" if not folders else "no pictures in its folders"
         raise UserError(
             f"{root} has {what}; it should hold one folder of pictures ({', '.join(sorted(EXTENSIONS))}) for each class"
@@ -121,14 +137,14 @@ def ready_splits(root: Path, folders: Sequence[str]) -> dict[str, str]:
 def _add_class(listing: Listing, root: Path, folder: Path, label: str, split: str | None) -> None:
     others, count = [], 0
     for entry in _walk(root / folder):
-        name = Path(entry.path).relative_to(root).as_posix()
-        if Path(entry.name).suffix.lower() in EXTENSIONS:
-            listing.items.append(Item(name, label, split, Path(entry.path)))
+        name = printable(Path(entry.path).relative_to(root).as_posix())
+        if not entry.is_dir() and Path(entry.name).suffix.lower() in EXTENSIONS:
+            listing.items.append(Item(name, printable(label), split, Path(entry.path)))
             count += 1
         else:
             others.append(name)
     if others:
-        listing.notes.append(f"{len(others)} files without the ending of a picture were left out: {some(others)}")
+        listing.notes.append(f"{len(others)} files without a picture's ending, or links to folders, were left out: {some(others)}")
     if not count:
         listing.notes.append(f"the folder {folder.as_posix()} holds no pictures and is no class")
 
@@ -137,5 +153,5 @@ def _walk(folder: Path) -> Iterable[os.DirEntry[str]]:
     for entry in entries(folder):
         if entry.is_dir(follow_symlinks=False):  # a link to a folder could lead round in a circle
             yield from _walk(Path(entry.path))
-        elif not entry.is_dir():
+        else:
             yield entry

@@ -51,7 +51,9 @@ def parse(rows: Iterable[tuple[str, Mapping[str, Any]]], manifest: Path) -> List
     if not listing.items:
         raise UserError(f"{manifest} lists no pictures")
     if with_split and without_split:
-        raise UserError(f"{manifest}: {with_split} names a split and {without_split} does not; name one in every row or in none")
+        raise UserError(
+            f"{manifest}: {with_split} names a split and {without_split} does not; name one in every row or in none"
+        )
     if repeated:
         listing.notes.append(f"{len(repeated)} rows repeat an earlier one and were left out: {some(repeated)}")
     return listing

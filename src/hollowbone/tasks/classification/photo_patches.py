@@ -26,6 +26,8 @@ CELL = 36
 SMALLEST = 26
 """Side of the smallest window, pixels; the largest is the whole cell."""
 
+TURNED = 0
+
 PER_CLASS = {"train": 110, "select": 28, "report": 50}
 
 DISTURBANCE = {"gain": 0.25, "brightness": 0.15, "contrast": 0.35, "noise": 0.06}
@@ -117,7 +119,12 @@ def windows(corners: list[tuple[int, int]], count: int, rng: np.random.Generator
 def disturb(patches: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Each picture of uint8 (N, 32, 32, 3) turned, mirrored and disturbed in its own way."""
     n = len(patches)
-    turned = np.stack([np.rot90(p if m else p[:, ::-1], k) for p, k, m in zip(patches, rng.integers(0, 4, n), rng.integers(0, 2, n), strict=True)])
+    turned = np.stack(
+        [
+            np.rot90(p if m else p[:, ::-1], k)
+            for p, k, m in zip(patches, TURNED * rng.integers(0, 4, n), rng.integers(0, 2, n), strict=True)
+        ]
+    )
     x = turned.astype(np.float64) / 255
     x *= np.exp(rng.normal(0, DISTURBANCE["gain"], (n, 1, 1, 3)))
     mean = x.mean(axis=(1, 2, 3), keepdims=True)
@@ -152,4 +159,6 @@ def photo_patches(*, seed: int = 0, resolution: tuple[int, int] = (PATCH, PATCH)
     options = {"seed": seed, "photographs": {name: sha256(folder / name) for name in REGIONS}, "disturbance": DISTURBANCE}
     found = DataReport(sizes={f"{PATCH}x{PATCH}": len(labels)}, notes=["train, select and report patches share no pixel"])
     stacked = np.ascontiguousarray(np.concatenate(pictures).transpose(0, 3, 1, 2))
-    return assemble("photo_patches", stacked, labels, parts, names, tuple(classes), resolution, in_chans, content, options, found)
+    return assemble(
+        "photo_patches", stacked, labels, parts, names, tuple(classes), resolution, in_chans, content, options, found
+    )

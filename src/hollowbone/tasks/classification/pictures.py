@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -68,10 +70,10 @@ def _as_unreadable() -> Iterator[None]:
         raise Unreadable(f"damaged: {str(error) or type(error).__name__}") from None
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> Any:
     if not data:
         raise Unreadable("the file is empty")
-    picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    picture: Any = Image.open(io.BytesIO(data), formats=FORMATS)
     if picture.width * picture.height > MAX_PIXELS:
         raise Unreadable(f"too many pixels: {picture.width}x{picture.height} is over the limit of {MAX_PIXELS}")
     return picture
@@ -87,20 +89,33 @@ def _orientation(picture: Image.Image) -> int:
 def header(data: bytes) -> Header:
     """Read a picture's header. Raises `Unreadable`."""
     with _as_unreadable(), _open(data) as picture:
-        width, height = picture.size
+        # Newer Pillow gives a TIFF's size upright already; its tags hold the stored one in every version.
+        width, height = (picture.tag_v2[256], picture.tag_v2[257]) if picture.format == "TIFF" else picture.size
         if _orientation(picture) >= 5:
             width, height = height, width
         return Header(width, height, picture.mode in GREY_MODES)
 
 
+_strict_lock = threading.Lock()
+_strict_before: list[bool] = []
+
+
 @contextmanager
 def strict() -> Iterator[None]:
-    """While it lasts, Pillow refuses truncated files even where the program has told it otherwise."""
-    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    """While it lasts, Pillow refuses truncated files even where the program has told it otherwise.
+
+    Pillow's setting is one for the whole process: it returns to its old value when the last thread leaves.
+    """
+    with _strict_lock:
+        _strict_before.append(bool(ImageFile.LOAD_TRUNCATED_IMAGES))
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         yield
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+        with _strict_lock:
+            before = _strict_before.pop()
+            if not _strict_before:  # the last to leave takes what the first to come had found
+                ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def decode(data: bytes) -> Image.Image:
@@ -114,7 +129,7 @@ def decode(data: bytes) -> Image.Image:
 
 def _eight_bit(picture: Image.Image) -> Image.Image:
     mode = picture.mode
-    if mode in ("L", "RGB"):
+    if mode in ("L", "RGB") and "transparency" not in picture.info:
         return picture.copy()
     if mode == "F" or mode.startswith("I"):
         values = np.asarray(picture)
@@ -127,10 +142,10 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
     if mode == "1":
         return picture.convert("L")
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
-        with_alpha = picture.convert("RGBA")
+        with_alpha = (picture.convert("LA") if mode == "La" else picture).convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         flat = Image.alpha_composite(white, with_alpha)
-        return flat.convert("L" if mode in ("LA", "La") else "RGB")
+        return flat.convert("L" if mode in ("L", "LA", "La") else "RGB")
     return picture.convert("RGB")
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hollowbone.errors import UserError
+from hollowbone.tasks.base import SPLITS
 
 FRACTIONS = (0.60, 0.15, 0.25)
 """Shares of train, select and report where the data bring no splits of their own."""
@@ -108,3 +109,64 @@ def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         means.append(round(mean / 255, 4))
         stds.append(round(variance**0.5 / 255, 4) or 1.0)
     return tuple(means), tuple(stds)
+
+
+def place(
+    labels: Sequence[int], digests: Sequence[str], given: Sequence[str | None], fractions: Sequence[float], seed: int
+) -> tuple[list[int], str]:
+    """The part of each picture (its place in `SPLITS`) and a sentence that says where it came from.
+
+    Splits that the data bring are kept. Where only one is held out it becomes *report*, so that figures can be compared
+    with others' on the same data, and *select* is taken from train; where nothing is, both are.
+    """
+    present = {split for split in given if split}
+    if not present:
+        return stratified(labels, digests, fractions, seed), f"no ready splits: shared out {_percent(fractions)} by content"
+    if "train" not in present:
+        raise UserError(f"the data have a {' and a '.join(sorted(present))} split and no train split; add one")
+    if present == set(SPLITS):
+        return [SPLITS.index(split or "") for split in given], "the data's own splits are used"
+    held_out = present - {"train"}
+    parts = [0 if split == "train" else 2 for split in given]
+    at = [index for index, split in enumerate(given) if split == "train"]
+    shares = _renormalised(fractions[:2]) if held_out else tuple(fractions)
+    for index, part in zip(at, stratified([labels[i] for i in at], [digests[i] for i in at], shares, seed), strict=True):
+        parts[index] = part
+    if held_out:
+        which = {"select": "validation", "report": "test"}[held_out.pop()]
+        return parts, f"the data's {which} split is used to report; {shares[1]:.0%} of their train split is set apart to select"
+    return parts, f"the data have a train split only: it is shared out {_percent(fractions)} by content"
+
+
+def _renormalised(fractions: Sequence[float]) -> tuple[float, ...]:
+    return tuple(f / sum(fractions) for f in fractions)
+
+
+def _percent(fractions: Sequence[float]) -> str:
+    return " : ".join(f"{100 * f:.0f}" for f in fractions)
+
+
+def drop_duplicates(
+    digests: Sequence[str], labels: Sequence[int], parts: Sequence[int], names: Sequence[str]
+) -> tuple[list[int], list[tuple[str, str]], list[str]]:
+    """Indices to keep, pairs (kept, dropped) of equal pictures in different splits, and notes.
+
+    A picture that is both in train and held out leaves train; one that is in select and in report leaves select: the report
+    stays honest, and complete.
+    """
+    latest: dict[str, int] = {}
+    told: dict[str, set[int]] = defaultdict(set)
+    for index, digest in enumerate(digests):
+        told[digest].add(labels[index])
+        if digest not in latest or parts[index] > parts[latest[digest]]:
+            latest[digest] = index
+    kept, pairs = [], []
+    for index, digest in enumerate(digests):
+        best = latest[digest]
+        if parts[index] < parts[best]:
+            pairs.append((names[best], names[index]))
+        else:
+            kept.append(index)
+    contradictory = [names[latest[digest]] for digest, several in told.items() if len(several) > 1]
+    notes = [f"equal pictures have different labels: {', '.join(contradictory[:5])}"] if contradictory else []
+    return kept, pairs, notes

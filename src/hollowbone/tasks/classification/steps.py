@@ -86,7 +86,9 @@ def classification_step(
         raise UserError(f"distill is the teacher's share of the loss, between 0 and 1, not {distill}")
     if tau < 0:
         raise UserError(f"tau must be 0 (hard labels) or a temperature above 0, not {tau}")
-    learn_from: Callable[[Tensor, Tensor], Tensor] = hard_distillation if tau == 0 else lambda s, t: soft_distillation(s, t, tau)
+    learn_from: Callable[[Tensor, Tensor], Tensor] = (
+        hard_distillation if tau == 0 else lambda s, t: soft_distillation(s, t, tau)
+    )
 
     def loss(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         x, targets = batch
@@ -99,8 +101,14 @@ def classification_step(
             return {"loss": by_label}
         given = teacher_logits(teacher, x)
         if given.shape != dist_head.shape:
-            raise UserError(f"the teacher tells {given.shape[1]} classes apart, the network {dist_head.shape[1]}: they must agree")
+            raise UserError(
+                f"the teacher tells {given.shape[1]} classes apart, the network {dist_head.shape[1]}: they must agree"
+            )
         by_teacher = learn_from(dist_head, given)
-        return {"loss": (1 - distill) * by_label + distill * by_teacher, "label": by_label.detach(), "teacher": by_teacher.detach()}
+        return {
+            "loss": (1 - distill) * by_label + distill * by_teacher,
+            "label": by_label.detach(),
+            "teacher": by_teacher.detach(),
+        }
 
     return Step(loss=loss, name="classification")

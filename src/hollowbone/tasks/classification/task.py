@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +52,12 @@ class Classification:
             x, targets = apply(x, targets, augment, num_classes)
         return normalise(x, preprocessing), targets
 
+    def decode(self, path: str | Path, preprocessing: Preprocessing) -> Tensor:
+        """A picture file as uint8 Tensor (C, H, W) at the preprocessing's size, for `prepare`. Raises `UserError` if unreadable."""
+        from hollowbone.tasks.classification.pictures import load
+
+        return torch.from_numpy(load(path, preprocessing.resolution, preprocessing.in_chans))
+
     def predictions(self, outputs: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Class numbers (N,) from a model's outputs, of which the first is logits (N, K); -1 where a logit is not finite.
 
@@ -84,7 +91,9 @@ def normalise(x: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 def _right(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
     if len(predictions) != len(targets) or len(targets) == 0:
-        raise ValueError(f"as many predictions as targets are needed, and at least one, not {len(predictions)} and {len(targets)}")
+        raise ValueError(
+            f"as many predictions as targets are needed, and at least one, not {len(predictions)} and {len(targets)}"
+        )
     return np.asarray(predictions) == np.asarray(targets)
 
 
@@ -107,5 +116,3 @@ def balanced_accuracy(predictions: np.ndarray, targets: np.ndarray) -> float:
     """Mean over the classes that occur of the share of their samples that is right."""
     right = _right(predictions, targets)
     return float(np.mean([right[np.asarray(targets) == label].mean() for label in np.unique(targets)]))
-
-

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files in which `key.jpg` and `key.cls` (or `key.json`) belong to one sample.
+"""WebDataset shards: tar files in which `key.jpg` and `key.cls` (or `key.json`, `key.txt`) belong to one sample.
 
 A shard is indexed once (where each picture's bytes begin, how many they are); afterwards its pictures are read like files.
 """
@@ -19,6 +19,11 @@ from hollowbone.tasks.classification.pictures import EXTENSIONS
 LABEL_KEYS = ("label", "cls", "class", "class_name")
 """Where a sample's JSON may hold its label, the first that is there."""
 
+LABEL_ENTRIES = ("cls", "json", "txt")
+"""Entries that may hold a sample's label; of several the first that does, since a text beside a class may be a caption."""
+
+MOST_SHARDS = 100_000
+
 
 def expand(pattern: str) -> list[str]:
     """The names that a brace pattern stands for: `{000..002}` counts (keeping leading zeros), `{a,b}` lists.
@@ -33,21 +38,30 @@ def expand(pattern: str) -> list[str]:
     if counted := re.fullmatch(r"(\d+)\.\.(\d+)", inside):
         first, last = int(counted[1]), int(counted[2])
         width = len(counted[1]) if counted[1].startswith("0") or len(counted[1]) == len(counted[2]) else 0
+        if abs(last - first) >= MOST_SHARDS:
+            raise UserError(f"the pattern {pattern} stands for more than {MOST_SHARDS} shards")
         step = 1 if last >= first else -1
         choices = [str(n).zfill(width) for n in range(first, last + step, step)]
     else:
         choices = inside.split(",")
-    return [name for choice in choices for name in expand(before + choice + after)]
+    # The innermost braces are expanded first, so what surrounds them would come up once for each of their choices.
+    return list(dict.fromkeys(name for choice in choices for name in expand(before + choice + after)))
 
 
 def shards(source: Path) -> list[Path]:
     """The shards that a path names: one tar, a brace pattern, or all tars in a folder (and in its split folders)."""
     if source.is_dir():
         return sorted(p for p in (*source.glob("*.tar"), *source.glob("*/*.tar")) if not p.name.startswith("."))
-    paths = [Path(name) for name in expand(str(source))]
+    paths = [source] if source.is_file() else [Path(name) for name in expand(str(source))]
     if missing := [str(p) for p in paths if not p.is_file()]:
         raise UserError(f"these shards are missing: {some(missing)}")
     return paths
+
+
+def holds_shards(folder: Path) -> bool:
+    """Whether a folder holds shards, and not folders of pictures beside the archive that they came in."""
+    inner = (path for depth in ("*/*", "*/*/*") for path in folder.glob(depth))
+    return bool(shards(folder)) and not any(path.suffix.lower() in EXTENSIONS for path in inner)
 
 
 def split_of(shard: Path, root: Path) -> str | None:
@@ -74,7 +88,7 @@ def list_shards(source: Path) -> Listing:
             if picture is None:
                 without.append(key)
             elif not label:
-                raise UserError(f"{path}: the sample {key} has a picture and no label; it needs a .cls or .json entry")
+                raise UserError(f"{path}: the sample {key} has a picture and no label; it needs a .cls, .json or .txt entry")
             else:
                 listing.items.append(
                     Item(f"{name}/{picture.name}", label, splits[path], path, picture.offset_data, picture.size)
@@ -82,13 +96,15 @@ def list_shards(source: Path) -> Listing:
         if without:
             listing.notes.append(f"{len(without)} samples of {name} hold no picture and were left out: {some(without)}")
     if not listing.items:
-        raise UserError(f"the shards of {source} hold no samples with a picture (jpg, png, webp, ...) and a label (cls or json)")
+        raise UserError(
+            f"the shards of {source} hold no samples with a picture (jpg, png, webp, ...) and a label (cls, json or txt)"
+        )
     return listing
 
 
 def _samples(path: Path) -> Iterator[tuple[str, tarfile.TarInfo | None, str]]:
     """(key, picture, label) of each sample; a sample is a run of entries with the same name up to the first point."""
-    samples: dict[str, tuple[tarfile.TarInfo | None, str]] = {}
+    samples: dict[str, tuple[tarfile.TarInfo | None, dict[str, str]]] = {}
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
@@ -97,27 +113,27 @@ def _samples(path: Path) -> Iterator[tuple[str, tarfile.TarInfo | None, str]]:
                 entry = PurePosixPath(member.name)
                 stem, _, extension = entry.name.partition(".")
                 key = str(entry.with_name(stem)) if stem else member.name
-                picture, label = samples.get(key, (None, ""))
+                picture, labels = samples.get(key, (None, {}))
                 extension = extension.lower()
                 if f".{extension}" in EXTENSIONS:
                     picture = member
-                elif extension in ("cls", "txt", "json"):
+                elif extension in LABEL_ENTRIES:
                     handle = tar.extractfile(member)
                     assert handle is not None  # a regular file
-                    label = _label(extension, handle.read(), f"{path}: {member.name}") or label
-                samples[key] = (picture, label)
+                    labels[extension] = _label(extension, handle.read(), f"{path}: {member.name}")
+                samples[key] = (picture, labels)
     except (OSError, tarfile.TarError, EOFError) as error:
         raise UserError(f"{path} is not a whole, uncompressed tar file: {error}") from error
-    for key, (picture, label) in samples.items():
-        yield key, picture, label
+    for key, (picture, labels) in samples.items():
+        yield key, picture, next((labels[entry] for entry in LABEL_ENTRIES if labels.get(entry)), "")
 
 
 def _label(extension: str, data: bytes, where: str) -> str:
     if extension != "json":
-        return text_of(data) if extension == "cls" else ""
+        return text_of(data)
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON: {error}") from error
     if not isinstance(value, dict):
         return text_of(value)
