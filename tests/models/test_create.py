@@ -124,7 +124,8 @@ with jaxtyping.install_import_hook(["hollowbone.models", "hollowbone.layers"], "
     from hollowbone.models.blocks.inverted_residual import InvertedResidual
     from hollowbone.models.blocks.metaformer import Meta3D
     from hollowbone.models.fold import fold
-for card in cards().values():
+    registered = cards().values()  # imports the networks, which must happen under the hook
+for card in registered:
     model = card.tiny()
     x = torch.randn(2, *card.tiny_size)
     model(x)
@@ -132,9 +133,10 @@ for card in cards().values():
     model.eval()(x)
     fold(model)(torch.randn(1, 3, 65, 97))
 InvertedResidual(8, 8, padding="same", chunks=3).eval()(torch.randn(1, 8, 5, 5))
-for wrong in (lambda: model.feature_maps(torch.randn(3, 64, 64)), lambda: Meta3D(8, grid=(2, 2))(torch.randint(9, (1, 4, 8)))):
+attention = Meta3D(8, grid=(2, 2))
+for call, wrong in ((model.feature_maps, torch.randn(3, 64, 64)), (attention, torch.randint(9, (1, 4, 8)))):
     try:
-        wrong()
+        call(wrong)
     except jaxtyping.TypeCheckError:
         print("refused")
 """

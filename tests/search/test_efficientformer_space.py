@@ -60,7 +60,7 @@ def test_blocks_hold_every_parameter_of_the_network(vit_num):
 def test_supernet_is_the_smallest_with_headroom():
     ladder = SPACE.supernets(**SIZES)
     predict = lambda config: float(ladder.index({**config, "vit_num": 0}) + 1)  # noqa: E731
-    assert SPACE.supernet(limit_ms=1.0, predict=predict, **SIZES) == ladder[2]
+    assert SPACE.supernet(limit_ms=1.2, predict=predict, **SIZES) == ladder[2]
     assert SPACE.supernet(limit_ms=100.0, predict=predict, **SIZES) == ladder[-1]
 
 

@@ -88,14 +88,19 @@ SAVERS: tuple[Callable[[Path, np.ndarray, np.random.Generator], None], ...] = (
 )
 
 
-def make_two_class_folder(path: Path, *, per_class: int = 120, seed: int = 0, broken: bool = True) -> list[str]:
-    """Two separable classes, `disc` and `stripes`, in eight kinds of file in turn; returns the names of the broken files."""
+SHAPES = ((40, 48), (52, 40), (36, 64))
+"""Heights and widths that the pictures have in turn."""
+
+
+def make_two_class_folder(path: Path, per_class: int = 60, *, seed: int = 0, broken: bool = True) -> list[str]:
+    """Two separable classes, `disc` and `stripes`, in eight kinds of file and three sizes; returns the broken files' names."""
     rng = np.random.default_rng(seed)
     for label, draw in (("disc", disc), ("stripes", stripes)):
         folder = Path(path) / label
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(per_class):
-            SAVERS[number % len(SAVERS)](folder / f"{number:04d}", draw(rng), rng)
+            shape = SHAPES[number // len(SAVERS) % len(SHAPES)]
+            SAVERS[number % len(SAVERS)](folder / f"{number:04d}", draw(rng, *shape), rng)
     if not broken:
         return []
     buffer = io.BytesIO()

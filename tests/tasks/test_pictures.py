@@ -151,3 +151,30 @@ def test_pixel_digest_sees_pixels_and_not_the_format():
     digests = {pictures.pixel_digest(pictures.decode(encoded(p, k))) for p, k in ((grey, "PNG"), (grey.convert("RGB"), "BMP"))}
     assert len(digests) == 1
     assert pictures.pixel_digest(Image.fromarray(RAMP.T)) not in digests
+
+
+@pytest.mark.parametrize(
+    ("picture", "key", "mode"), [(Image.new("L", (2, 1), 9), 9, "L"), (Image.new("RGB", (2, 1), (9, 8, 7)), (9, 8, 7), "RGB")]
+)
+def test_a_colour_that_is_declared_transparent_becomes_white(picture, key, mode):
+    picture.putpixel((0, 0), 50 if mode == "L" else (50, 50, 50))
+    decoded = pictures.decode(encoded(picture, "PNG", transparency=key))
+    assert decoded.mode == mode
+    assert np.asarray(decoded).reshape(2, -1)[:, 0].tolist() == [50, 255]
+
+
+def test_black_and_white_becomes_grey():
+    data = encoded(Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1"), "PNG")
+    assert pictures.header(data).grey
+    assert np.asarray(pictures.decode(data)).tolist() == [[0, 255]]
+
+
+def test_strictness_ends_when_the_last_thread_leaves(monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    first, second = pictures.strict(), pictures.strict()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+    second.__exit__(None, None, None)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True

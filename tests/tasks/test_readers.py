@@ -56,7 +56,9 @@ def test_mixed_formats_are_all_used_and_the_broken_are_named(mixed):
     assert set(used) == on_disk - {TRUNCATED, TEXT}
     assert len(used) == len(set(used)) == 80
     assert data.classes == ("disc", "stripes")
-    assert data.found.sizes == {"48x40": 70, "40x48": 10}
+    assert sum(data.found.sizes.values()) == 80
+    assert data.found.sizes["48x40"] > data.found.sizes["40x48"] > 0  # those turned upright by their EXIF data
+    assert len(data.found.sizes) == 6
     assert (data.preprocessing.resolution, data.preprocessing.in_chans) == ((32, 32), 3)
     for split in SPLITS:
         held = data.split(split)
@@ -65,7 +67,7 @@ def test_mixed_formats_are_all_used_and_the_broken_are_named(mixed):
         assert held.images.shape == (len(held), 3, 32, 32)
         assert set(held.labels.tolist()) == {0, 1}
     text = printed(data)
-    for said in (TRUNCATED, TEXT, "not a picture", "disc", "stripes", "48x40 (70)", "80 pictures of 2 classes"):
+    for said in (TRUNCATED, TEXT, "not a picture", "disc", "stripes", "48x40 (", "80 pictures of 2 classes"):
         assert said in text
 
 
@@ -258,7 +260,7 @@ def test_a_manifest_is_either_understood_whole_or_refused_with_its_place(rows):
     try:
         listing = parse(((f"row {n}", row) for n, row in enumerate(rows)), Path("/data/list.csv"))
     except UserError as refused:
-        assert "list.csv" in str(refused)
+        assert "list.csv" in str(refused)  # noqa: PT017
         return
     assert len({item.name for item in listing.items}) == len(listing.items) <= len(rows)
     for item in listing.items:
@@ -353,7 +355,7 @@ def test_unusable_folders_are_refused_in_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     assert "is empty" in refused(tmp_path / "empty")
     make_plain_folder(tmp_path / "flat", {".": 3})
-    assert "has no folders" in refused(tmp_path / "flat")
+    assert "3 pictures lie directly in" in refused(tmp_path / "flat")
     make_plain_folder(tmp_path / "one", {"cat": 5})
     assert "one class only ('cat')" in refused(tmp_path / "one")
     make_plain_folder(tmp_path / "two", {"cat": 1, "dog": 1})

@@ -7,7 +7,7 @@ slimmed on. What is left is trained a little, the better half more, until one is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from hollowbone.fit.context import Context
 from hollowbone.fit.pressure import Pressure
 from hollowbone.fit.settings import AIM
 from hollowbone.fit.ship import EXTENSIONS, export_artifact, inputs_of
-from hollowbone.fit.trial import build, identity, preprocessing_of, train_candidate
+from hollowbone.fit.trial import bare, build, identity, preprocessing_of, train_candidate
 from hollowbone.measure.budget import Budget
 from hollowbone.runtime.base import Timing
 from hollowbone.search.base import Config, canonical
@@ -79,23 +79,23 @@ def find(context: Context, limits: Budget) -> Found:
     from hollowbone.search import get_space
 
     spaces = {name: get_space(name) for name in families(context)}
-    sizes = _sizes(context)
-    _check_floor(context, limits, {name: space.smallest(**sizes) for name, space in spaces.items()})
+    sizes = square_sizes(context)
+    check_floor(context, limits, {name: space.smallest(**sizes) for name, space in spaces.items()})
     candidates: list[Candidate] = []
     tried: list[dict[str, Any]] = []
     slimming, tables = None, {}
     for name, space in spaces.items():
         context.say(f"searching {name}")
-        table = _table(context, space)
+        table = latency_table(context, space)
         pressure = Pressure(context, limits, lambda config, s=space, t=table: s.latency(config, t))  # type: ignore[misc]
         sources: list[Any] = [_Proposal(space, pressure, sizes, rank) for rank in range(PROPOSALS)]
         if hasattr(space, "supernet") and (slimmer := _slimmer(context, space, table, pressure, sizes)) is not None:
             sources.insert(0, slimmer)
         for source in sources:
-            candidate = _prove(context, source, pressure, tried)
+            candidate = prove(context, source, pressure, tried)
             if candidate is not None and all(canonical(c.config) != canonical(candidate.config) for c in candidates):
                 candidates.append(candidate)
-            if isinstance(source, _Slimmer):
+            if isinstance(source, Slimmer):
                 slimming = source
         tables[name] = len(table.entries()["entries"])
     if not candidates:
@@ -128,7 +128,7 @@ def halve(context: Context, found: Found) -> Candidate:
 
 def trial_scores(context: Context, configs: Sequence[Config], epochs: int) -> list[float]:
     """Scores on *select* after training each from scratch for `epochs`; those not in the journal are trained by the engine."""
-    keys = [f"trial/{identity(config, context.recipe(epochs).to_dict())}" for config in configs]
+    keys = [f"trial/{identity(config, context.recipe(epochs, config).to_dict())}" for config in configs]
     open_ = [i for i, key in enumerate(keys) if key not in context.journal]
     jobs = [context.job(configs[i], epochs, keys[i]) for i in open_]
     for i, done in zip(open_, context.train(jobs, train_candidate), strict=True):
@@ -149,42 +149,40 @@ class _Proposal:
         return proposals[self._rank] if self._rank < len(proposals) else None
 
 
-class _Slimmer:
-    """What slimming a trained supernet finds for an aim; a smaller aim goes on from where the last one stopped."""
+Shrink = Callable[[float, Any, Callable[[str, Callable[[], Any]], Any]], Any]
+"""`shrink(limit, after, record)`: slim to the limit from where `after` stopped (None: from the beginning)."""
+
+
+class Slimmer:
+    """What slimming finds for an aim; a smaller aim goes on from where the last one stopped.
+
+    `begun` is the configuration that is slimmed, `unit` what a pressure of 1 is in milliseconds (1 without such a limit).
+    """
 
     origin = "slimming"
 
-    def __init__(
-        self, context: Context, space: Any, table: Any, pressure: Pressure, supernet: Any, score: Any, unit: float
-    ) -> None:
-        self._context, self._table, self.pressure = context, table, pressure
-        self._space: Any = _Pressed(space, pressure, unit)
-        self._supernet, self._score, self._unit = supernet, score, unit
-        self._last: Any = None
+    def __init__(self, context: Context, pressure: Pressure, unit: float, begun: Config, shrink: Shrink) -> None:
+        self._context, self.pressure, self._unit, self._begun, self._shrink = context, pressure, unit, begun, shrink
+        self.last: Any = None
         self._path: list[Any] = []
         self._start_ms = 0.0
         self._aims: list[float] = []
 
     def make(self, aim: float) -> Config | None:
-        from hollowbone.search.slimming import slim
-
+        """The configuration found; None where no action saves any more."""
         number = len(self._aims)
         try:
-            found = slim(
-                self._supernet,
-                self._space,
-                self._table,
+            found = self._shrink(
                 aim * self._unit,
-                self._score,
-                start=self._last,
-                record=lambda key, compute: self._context.journal.result(f"slimming/{number}/{key}", compute),
+                self.last,
+                lambda key, compute: self._context.journal.result(f"slimming/{number}/{key}", compute),
             )
         except BudgetImpossible:
             return None
         if not self._aims:
             self._start_ms = found.start_ms
         self._aims.append(aim * self._unit)
-        self._last = found.selection
+        self.last = found.selection
         self._path.extend(found.path)
         return found.config
 
@@ -192,7 +190,7 @@ class _Slimmer:
         """The slimming as JSON, for the result."""
         return {
             "unit": "ms" if self.pressure.budget.limit("latency") else "share of the limits",
-            "supernet": dict(self._supernet.config),
+            "supernet": dict(self._begun),
             "start": self._start_ms,
             "limits": self._aims,
             "path": [
@@ -210,20 +208,21 @@ class _Slimmer:
         }
 
 
-class _Pressed:
+class Pressed:
     """A space whose latency is the pressure of all limits, in milliseconds of the latency limit where there is one."""
 
     def __init__(self, space: Any, pressure: Pressure, unit: float) -> None:
         self._space, self._pressure, self._unit = space, pressure, unit
 
     def latency(self, config: Config, table: Any) -> float:
+        """The pressure, as milliseconds."""
         return self._pressure(config) * self._unit
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._space, name)
 
 
-def _slimmer(context: Context, space: Any, table: Any, pressure: Pressure, sizes: dict[str, int]) -> _Slimmer | None:
+def _slimmer(context: Context, space: Any, table: Any, pressure: Pressure, sizes: dict[str, int]) -> Slimmer | None:
     """Train the supernet that fits the budget and hand back what slims it."""
     from hollowbone.search.score import scorer
     from hollowbone.search.supernet import train_supernet
@@ -249,18 +248,24 @@ def _slimmer(context: Context, space: Any, table: Any, pressure: Pressure, sizes
         out=context.folder.work("supernet", key),
     )
     score = scorer(context.task, context.data, preprocessing, seed=context.settings.seed)
-    return _Slimmer(context, space, table, pressure, supernet.eval(), score, unit)
+    return Slimmer(context, pressure, unit, config, slimming_of(supernet.eval(), space, table, pressure, unit, score))
+
+
+def slimming_of(supernet: Any, space: Any, table: Any, pressure: Pressure, unit: float, score: Any) -> Shrink:
+    """Latency-driven slimming of a supernet, under all limits."""
+    from hollowbone.search.slimming import slim
+
+    pressed: Any = Pressed(space, pressure, unit)
+    return lambda limit, after, record: slim(supernet, pressed, table, limit, score, start=after, record=record)
 
 
 def tighten(context: Context, candidate: Candidate, tried: list[dict[str, Any]]) -> Candidate | None:
     """The next smaller candidate of the same source, for one whose shipped file was measured over the budget after all."""
     source = candidate.source
-    return None if source is None else _prove(context, source, source.pressure, tried, aim=candidate.aim * 0.9)
+    return None if source is None else prove(context, source, source.pressure, tried, aim=candidate.aim * 0.9)
 
 
-def _prove(
-    context: Context, source: Any, pressure: Pressure, tried: list[dict[str, Any]], aim: float = AIM
-) -> Candidate | None:
+def prove(context: Context, source: Any, pressure: Pressure, tried: list[dict[str, Any]], aim: float = AIM) -> Candidate | None:
     """Make a candidate and measure its export; tighten the aim until the measured figure is within the limit."""
     limit = pressure.budget.limit("latency")
     seen = set()
@@ -295,7 +300,7 @@ def _prove(
 
 def measured(context: Context, config: Config) -> Timing:
     """Latency of the configuration's untrained export in a fresh process, journaled once."""
-    key = f"proof/{identity({k: v for k, v in config.items() if k != 'init'})}"
+    key = f"proof/{identity(bare(config))}"
 
     def measure() -> dict[str, float]:
         preprocessing = preprocessing_of(config, context.data)
@@ -307,14 +312,16 @@ def measured(context: Context, config: Config) -> Timing:
     return Timing(**context.journal.clock(key, measure))
 
 
-def _table(context: Context, space: Any) -> Any:
+def latency_table(context: Context, space: Any) -> Any:
+    """The space's latency table on the run's device, journaled."""
     from hollowbone.search.table import LatencyTable
 
     settings = context.settings
     return LatencyTable(space, context.device, runtime=settings.runtime, threads=settings.threads, record=context.journal.clock)
 
 
-def _sizes(context: Context) -> dict[str, int]:
+def square_sizes(context: Context) -> dict[str, int]:
+    """What the data decide of a configuration. Raises `UserError` unless their pictures are square."""
     data = context.data
     height, width = data.preprocessing.resolution
     if height != width:
@@ -324,7 +331,7 @@ def _sizes(context: Context) -> dict[str, int]:
     return {"resolution": height, "num_classes": len(data.classes), "in_chans": data.preprocessing.in_chans}
 
 
-def _check_floor(context: Context, limits: Budget, smallest: dict[str, Config]) -> None:
+def check_floor(context: Context, limits: Budget, smallest: dict[str, Config]) -> None:
     """Refuse at once a budget that the smallest network of every family misses, with the fastest one's figure."""
     from hollowbone.measure.units import human
 

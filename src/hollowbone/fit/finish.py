@@ -17,8 +17,8 @@ from hollowbone.fit.ship import (
     EXTENSIONS,
     LONG,
     cost_of,
-    fresh_timing,
     export_artifact,
+    fresh_timing,
     inputs_of,
     metadata_of,
     real_samples,
@@ -28,6 +28,7 @@ from hollowbone.fit.trial import build, digest_of_weights, identity, preprocessi
 from hollowbone.measure.budget import Budget, Judgement
 from hollowbone.measure.cost import Cost
 from hollowbone.runtime.base import Artifact, Timing
+from hollowbone.search.base import Config
 from hollowbone.tasks.base import Preprocessing
 
 ATTEMPTS = 3
@@ -70,15 +71,15 @@ def _attempt(context: Context, candidate: Candidate, baseline: Baseline, limits:
     from safetensors.torch import load_file
 
     settings, journal, data, task = context.settings, context.journal, context.data, context.task
-    teacher = _teacher(context, baseline)
-    recipe = context.recipe(context.epochs)
+    teacher, taught_by = _teacher(context, candidate, baseline)
+    recipe = context.recipe(context.epochs, candidate.config)
     key = f"final/{identity(candidate.config, recipe.to_dict(), teacher or {})}"
-    taught = f", taught by {teacher['name']}" if teacher else ""
+    taught = f", taught by {taught_by}" if teacher else ""
     context.say(f"training {candidate.name} for {recipe.epochs} epochs{taught}")
     [training] = context.train([context.job(candidate.config, recipe.epochs, key, teacher=teacher)], train_candidate)
     select = journal.result(f"{key}/select", lambda: training["score"])
     sha = journal.result(f"{key}/weights", lambda: digest_of_weights(training["weights"]))
-    model = build({k: v for k, v in candidate.config.items() if k != "init"})
+    model = build(candidate.config)
     model.load_state_dict(load_file(training["weights"]))
     preprocessing = preprocessing_of(candidate.config, data)
     extension = EXTENSIONS[settings.format]
@@ -101,25 +102,20 @@ def _attempt(context: Context, candidate: Candidate, baseline: Baseline, limits:
     record = {
         "recipe": recipe.to_dict(),
         "history": training["history"],
-        "teacher": teacher["name"] if teacher else None,
+        "teacher": taught_by if teacher else None,
         "select": select,
     }
     return Shipped(candidate, artifact, model, preprocessing, cost, reference_cost, judgement, absolute, int8, record, sha)
 
 
-def _teacher(context: Context, baseline: Baseline) -> dict[str, Any] | None:
-    """Who teaches: the user's `--teacher`, else the reference where it was trained."""
-    data = context.data
-    if context.settings.teacher:
-        return {
-            "space": "model",
-            "name": context.settings.teacher,
-            "num_classes": len(data.classes),
-            "in_chans": data.preprocessing.in_chans,
-        }
-    if baseline.weights is None or baseline.select is None:
-        return None
-    return {**baseline.config, "init": baseline.weights}
+def _teacher(context: Context, candidate: Candidate, baseline: Baseline) -> tuple[Config | None, str]:
+    """Who teaches, and its name: the user's `--teacher`, else the reference where it was trained, else the network that the
+    candidate was cut from."""
+    if context.teacher is not None:
+        return context.teacher, str(context.settings.teacher)
+    if baseline.weights is not None:
+        return {**baseline.config, "init_sha": baseline.weights}, baseline.name
+    return getattr(candidate.source, "teacher", None), baseline.name
 
 
 def _costs(

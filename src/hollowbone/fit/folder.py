@@ -37,6 +37,10 @@ class RunFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def weights(self, sha: str) -> Path:
+        """Where weights that a configuration names by their digest (`init_sha`) are kept."""
+        return self.work("weights", f"{sha[:16]}.safetensors")
+
     def __enter__(self) -> RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import torch
 
 from hollowbone.errors import UserError
 from hollowbone.fit.ship import example_of, export_artifact, inputs_of
-from hollowbone.fit.trial import build, identity, preprocessing_of
+from hollowbone.fit.trial import bare, build, identity, preprocessing_of
 from hollowbone.measure.budget import Budget, Limit
 from hollowbone.runtime.base import Example
 from hollowbone.search.base import Config, canonical
@@ -41,7 +41,8 @@ class Pressure:
         return max(self.figure(limit, config) / limit.number for limit in self.budget.limits)
 
     def figure(self, limit: Limit, config: Config) -> float:
-        """One predicted figure in the limit's base unit."""
+        """One predicted figure in the limit's base unit; weights do not change it."""
+        config = bare(config)
         key = (limit.metric, canonical(config))
         if key not in self._known:
             self._known[key] = self._figure(limit.metric, config)
@@ -76,7 +77,7 @@ def static_counts(context, config: Config) -> dict[str, int]:
 
     preprocessing = preprocessing_of(config, context.data)
     with torch.device("meta"):
-        model = build({k: v for k, v in config.items() if k != "init"}).eval()
+        model = build(bare(config)).eval()
     example = example_of(preprocessing)
     counts = count(model, Example(args=(example.args[0].to("meta"),)))
     if counts.uncounted and context.budget.limit("macs"):

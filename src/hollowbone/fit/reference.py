@@ -12,17 +12,18 @@ from typing import Any
 
 from hollowbone.fit.context import Context
 from hollowbone.fit.ship import EXTENSIONS, cost_of, export_artifact, metadata_of, real_samples
-from hollowbone.fit.trial import build, identity, preprocessing_of, train_candidate
+from hollowbone.fit.trial import build, digest_of_weights, identity, keep_weights, preprocessing_of, train_candidate
 from hollowbone.measure.cost import Cost
 from hollowbone.runtime.base import Artifact
+from hollowbone.search.base import Config
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A reference with its cost; `select` and `report` are its metric there once it is trained."""
+    """A reference with its cost; once it is trained, its metric on `select` and `report`, and the digest of its `weights`."""
 
     name: str
-    config: dict[str, Any]
+    config: Config
     cost: Cost
     artifact: Artifact
     select: float | None = None
@@ -34,7 +35,7 @@ def measure(context: Context) -> Baseline:
     """Export the untrained reference and take its cost."""
     data = context.data
     name = context.settings.start or context.settings.reference
-    config = {
+    config = context.start or {
         "space": "model",
         "name": name,
         "num_classes": len(data.classes),
@@ -59,12 +60,10 @@ def train(context: Context, baseline: Baseline) -> Baseline:
 
     from hollowbone.train import evaluate
 
-    key = identity(baseline.config, context.recipe(context.epochs).to_dict())
     context.say(f"training the reference {baseline.name} for {context.epochs} epochs")
-    [done] = context.train([context.job(baseline.config, context.epochs, f"reference/{key}")], train_candidate)
-    score = context.journal.result(f"reference/{key}/select", lambda: done["score"])
+    score, weights = weights_of(context, baseline.config, context.epochs)
     model = build(baseline.config)
-    model.load_state_dict(load_file(done["weights"]))
+    model.load_state_dict(load_file(context.folder.weights(weights)))
     preprocessing = preprocessing_of(baseline.config, context.data)
     artifact = export_artifact(
         model.eval(),
@@ -75,10 +74,22 @@ def train(context: Context, baseline: Baseline) -> Baseline:
         samples=real_samples(context.task, context.data, preprocessing, "select", 8),
     )
     judged = context.journal.result(
-        f"reference/{key}/report",
+        f"reference/{weights[:12]}/report",
         lambda: evaluate(artifact, context.data, "report", task=context.task, preprocessing=preprocessing).to_dict(),
     )
-    return replace(baseline, artifact=artifact, select=score, report=judged, weights=done["weights"])
+    return replace(baseline, artifact=artifact, select=score, report=judged, weights=weights)
+
+
+def weights_of(context: Context, config: Config, epochs: int) -> tuple[float, str]:
+    """Train a configuration without a teacher: its score on *select*, and the digest under which its weights are kept."""
+    from safetensors.torch import load_file
+
+    key = f"reference/{identity(config, context.recipe(epochs, config).to_dict())}"
+    [done] = context.train([context.job(config, epochs, key)], train_candidate)
+    score = context.journal.result(f"{key}/select", lambda: done["score"])
+    weights = context.journal.result(f"{key}/weights", lambda: digest_of_weights(done["weights"]))
+    keep_weights(load_file(done["weights"]), context.folder)
+    return score, weights
 
 
 def _at(resolution: tuple[int, int]) -> str:

@@ -116,12 +116,12 @@ def fit(
 
 
 def _pipeline(settings: Settings, folder: RunFolder, journal: Journal, *, engine: str, quiet: bool) -> Run:
-    from hollowbone.fit import candidates, finish, reference, result
+    from hollowbone.fit import candidates, finish, reference, result, start
 
     context = _open(settings, folder, journal, engine=engine, quiet=quiet)
     baseline = reference.measure(context)
     limits = context.budget.resolve(baseline.cost)
-    found = candidates.find(context, limits)
+    found = start.find(context, limits, baseline) if settings.start else candidates.find(context, limits)
     if context.budget.relative:
         baseline = reference.train(context, baseline)
     winner = candidates.halve(context, found)
@@ -151,21 +151,24 @@ def _open(settings: Settings, folder: RunFolder, journal: Journal, *, engine: st
     task = get_task(settings.task)
     device = get_device(settings.device)
     require_measurable(budget, device, settings.runtime, settings.format)
+    from hollowbone.fit import brought
     from hollowbone.fit.trial import read_data
 
     console = Console(quiet=quiet)
     data = read_data(settings.task, settings.data, settings.seed)
     describe(console, task, data)
+    opened = brought.open_all(settings, data)
     resumed = "settings" in journal
     journal.note("settings", {"version": VERSION, "settings": settings.to_dict()})
     journal.result("data/digest", lambda: data.digest)
     if journal["data/digest"] != data.digest:
         raise UserError(f"the data at {settings.data} are not those of the run in {folder.path}; give another --out")
+    given = brought.keep_all(opened, folder, journal)
     journal.clock("device", lambda: {"facts": device.facts(), "fingerprint": device.fingerprint()})
     threads = journal.clock("training/threads", lambda: min(2, len(os.sched_getaffinity(0))))
     if resumed:
         console.print(f"going on with the run in {folder.path} ({len(journal.keys())} records)", highlight=False)
-    return Context(settings, budget, task, data, device, journal, folder, get_engine(engine), console, threads)
+    return Context(settings, budget, task, data, device, journal, folder, get_engine(engine), console, threads, **given)
 
 
 def describe(console: Any, task: Any, data: Data) -> None:

@@ -6,14 +6,16 @@ An engine may run the job in this process or on a Ray worker; what comes out is 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hollowbone.files import write_with
+from hollowbone.fit.folder import RunFolder
 from hollowbone.search.base import Config, canonical
 from hollowbone.tasks import get_task
 from hollowbone.tasks.base import Data, Preprocessing
@@ -31,6 +33,11 @@ def identity(*parts: Any) -> str:
     return hashlib.sha256("\n".join(map(canonical, parts)).encode()).hexdigest()[:12]
 
 
+def bare(config: Config) -> Config:
+    """The configuration without what says which weights it starts from: what a cost depends on."""
+    return {k: v for k, v in config.items() if k not in ("init", "init_sha")}
+
+
 def preprocessing_of(config: Config, data: Data) -> Preprocessing:
     """The data's preprocessing at the candidate's resolution."""
     base = data.preprocessing
@@ -40,7 +47,10 @@ def preprocessing_of(config: Config, data: Data) -> Preprocessing:
 
 
 def build(config: Config) -> nn.Module:
-    """The candidate's network: freshly initialised, or from the weights that `config["init"]` names."""
+    """The candidate's network: freshly initialised, or from the weights file that `config["init"]` names.
+
+    Only a job has that file's path (`Context.with_weights`); elsewhere a configuration names weights by digest, `init_sha`.
+    """
     from hollowbone.models.create import create_model
     from hollowbone.search import get_space
 
@@ -88,11 +98,27 @@ def train_candidate(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def digest_of_weights(path: str | Path) -> str:
-    """SHA-256 over names, shapes and bytes of a safetensors file, whatever the order in the file."""
+    """The `digest_of_state` of a safetensors file."""
     from safetensors.torch import load_file
 
+    return digest_of_state(load_file(path))
+
+
+def keep_weights(state: Mapping[str, Tensor], folder: RunFolder) -> str:
+    """Keep a state dict in the run's folder under its digest, which a configuration then names as `init_sha`."""
+    from safetensors.torch import save_file
+
+    copied = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+    sha = digest_of_state(copied)
+    if not folder.weights(sha).exists():
+        write_with(folder.weights(sha), lambda path: save_file(copied, path))
+    return sha
+
+
+def digest_of_state(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes of a state dict, whatever its order."""
     sha = hashlib.sha256()
-    for name, tensor in sorted(load_file(path).items()):
+    for name, tensor in sorted(state.items()):
         sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         sha.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return sha.hexdigest()

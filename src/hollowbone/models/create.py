@@ -26,7 +26,7 @@ def create_model(
     checkpoint: str | None = None,
     **overrides: Any,
 ) -> nn.Module:
-    """Build a network; it carries its card as `.card` and, where weights were loaded, their licence as `.licence`.
+    """Build a network with its card as `.card`; where weights were loaded, `.loaded` says how and `.licence` (hub) under which.
 
     `name` is a name of `list_models`, `NAME@FILE` or `NAME@hub:ORG/NAME` (with weights), a hub id `hub:ORG/NAME[@REVISION]`
     (the hub's `config.json` says which network), or `timm:NAME`. `checkpoint` is a file or a hub id; `pretrained` reads the
@@ -53,6 +53,7 @@ def create_model(
     model.card = card  # type: ignore[assignment]
     if checkpoint:
         loaded = load_checkpoint(model, card, checkpoint)
+        model.loaded = loaded  # type: ignore[assignment]
         if is_hub_id(checkpoint):
             model.licence = loaded.licence or "not stated"  # type: ignore[assignment]
             print(f"weights of {checkpoint.removeprefix('hub:')}: licence {model.licence}", file=sys.stderr)
@@ -74,9 +75,13 @@ def timm_card(name: str) -> ModelCard:
 
 def _build_timm(name: str, **arguments: Any) -> nn.Module:
     try:
-        return _timm().create_model(name, pretrained=False, **arguments)
+        model = _timm().create_model(name, pretrained=False, **arguments)
     except TypeError as error:
         raise UserError(f"timm's {name} does not take these arguments: {error}") from error
+    if not hasattr(model, "heads"):  # what depends on the number of classes, as our own networks say it
+        named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+        model.heads = (named,) if isinstance(named, str) else tuple(named)
+    return model
 
 
 def _timm() -> Any:

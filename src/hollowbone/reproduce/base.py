@@ -29,14 +29,15 @@ SEEDS_NEEDED = 3
 class SubClaim:
     """One statement that can be true or false by itself.
 
-    `stated` is the paper's figure as text (empty where it gives none), `place` where it stands; `ours` marks a condition of
-    this comparison that no paper claims (that the arms cost the same).
+    `stated` is the paper's figure as text (empty where it gives none), `place` where it stands; `recalled` marks a figure that
+    was never read at its source, `ours` a condition of this comparison that no paper claims (that the arms cost the same).
     """
 
     name: str
     text: str
     stated: str = ""
     place: str = ""
+    recalled: bool = False
     ours: bool = False
 
 

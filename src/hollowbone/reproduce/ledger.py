@@ -49,7 +49,9 @@ class Ledger:
                     handle.flush()
                     os.fsync(handle.fileno())
             except OSError as error:
-                raise UserError(f"cannot write {self.path}: {error.strerror or error}; the same command goes on from here") from error
+                raise UserError(
+                    f"cannot write {self.path}: {error.strerror or error}; the same command goes on from here"
+                ) from error
             self._values[key] = json.loads(line)["value"]
         return self._values[key]
 

@@ -59,7 +59,11 @@ def shape(node: object) -> str:
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
     """Strings that stand alone say something to people and do nothing: those under a constant, too."""
-    return [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant) and isinstance(s.value.value, str))]
+    return [
+        s
+        for s in body
+        if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant) and isinstance(s.value.value, str))
+    ]
 
 
 def _names(node: ast.stmt) -> Iterator[str]:

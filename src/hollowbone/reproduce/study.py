@@ -140,8 +140,8 @@ class ArmRow:
     seeds: tuple[int, ...]
     accuracy: float
     interval: tuple[float, float] | None
-    latency_ms: float | None
-    latency_range: tuple[float, float] | None
+    latency_ms: float
+    latency_range: tuple[float, float]
     params: float
     macs: float
 

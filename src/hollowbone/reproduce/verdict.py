@@ -131,7 +131,8 @@ def _claim_table(verdict: Verdict) -> Table:
         where = "a condition of this comparison" if claim.ours else claim.place
         text = f"{claim.text} ({where})" if where else claim.text
         how = finding.how if finding in verdict.exact else _dated(verdict, finding.how)
-        cells = [Text(cell) for cell in (text, claim.stated, finding.measured, finding.verdict, how)]
+        stated = f"{claim.stated} (recalled, not read)" if claim.recalled else claim.stated
+        cells = [Text(cell) for cell in (text, stated, finding.measured, finding.verdict, how)]
         cells[3].stylize(STYLES[finding.verdict])
         table.add_row(*cells)
     return table

@@ -33,7 +33,12 @@ class Conditions:
 
     def __str__(self) -> str:
         where = f"{self.device} ({self.processor}, {_many(self.cores, 'core')})"
-        parts = [self.date, where, f"{self.runtime} {self.versions.get(self.runtime, '')}".strip(), _many(self.threads, "thread")]
+        parts = [
+            self.date,
+            where,
+            f"{self.runtime} {self.versions.get(self.runtime, '')}".strip(),
+            _many(self.threads, "thread"),
+        ]
         if self.data:
             parts += [f"{self.data}, {self.split} split", f"seeds {' '.join(map(str, self.seeds))}"]
         return ", ".join([*parts, f"commit {self.commit}", f"{self.seconds:.0f} s"])
@@ -49,7 +54,14 @@ class Conditions:
 
 
 def conditions(
-    device: Device, *, runtime: str, threads: int, data: str = "", split: str = "", seeds: Sequence[int] = (), seconds: float = 0.0
+    device: Device,
+    *,
+    runtime: str,
+    threads: int,
+    data: str = "",
+    split: str = "",
+    seeds: Sequence[int] = (),
+    seconds: float = 0.0,
 ) -> Conditions:
     """Those of this moment on a device."""
     facts = device.facts()

@@ -39,7 +39,7 @@ LADDER: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
     ((48, 96, 224, 448), (3, 2, 6, 4)),
 )
 """Widths and depths of supernets, the smallest first; the last are those of EfficientFormer-L1."""
-HEADROOM = 3.0
+HEADROOM = 2.5
 """A supernet is to be this many times slower than the budget: slimming has to have something to choose from."""
 
 

@@ -53,16 +53,16 @@ def extract(supernet: Supernet, selection: Selection) -> nn.Module:
     stem: Any = supernet.stem
     embeddings: Any = supernet.embeddings
     width = config["widths"][0]
-    half, channels = _top(stem.norm1.weight, width // 2), _top(stem.norm2.weight, width)
+    half, channels = top(stem.norm1.weight, width // 2), top(stem.norm2.weight, width)
     for number, rows, columns in ((1, half, None), (2, channels, half)):
-        _take(getattr(network.stem, f"conv{number}"), getattr(stem, f"conv{number}"), rows, columns)
-        _take(getattr(network.stem, f"norm{number}"), getattr(stem, f"norm{number}"), rows)
+        take(getattr(network.stem, f"conv{number}"), getattr(stem, f"conv{number}"), rows, columns)
+        take(getattr(network.stem, f"norm{number}"), getattr(stem, f"norm{number}"), rows)
     for i, (stage, paths) in enumerate(zip(network.stages, supernet.by_stage(), strict=True)):
         if i:
             before, embedding = channels, embeddings[i - 1]
-            channels = _top(embedding.norm.weight, config["widths"][i])
-            _take(stage.downsample.conv, embedding.conv, channels, before)
-            _take(stage.downsample.norm, embedding.norm, channels)
+            channels = top(embedding.norm.weight, config["widths"][i])
+            take(stage.downsample.conv, embedding.conv, channels, before)
+            take(stage.downsample.norm, embedding.norm, channels)
         blocks = [block for block in stage.blocks if isinstance(block, Meta4D | Meta3D)]
         for block, position in zip(blocks, selection.positions[i], strict=True):
             path = paths[position]
@@ -70,35 +70,35 @@ def extract(supernet: Supernet, selection: Selection) -> nn.Module:
                 _take_4d(block, path.four, channels)
             else:
                 _take_3d(block, path.three, channels)
-    _take(network.norm, supernet.norm, channels)
-    _take(network.head, supernet.head, None, channels)
+    take(network.norm, supernet.norm, channels)
+    take(network.head, supernet.head, None, channels)
     return network.train(supernet.training)
 
 
 def _take_4d(block: Any, source: Any, channels: Tensor) -> None:
-    hidden = _top(source.mlp.norm1.weight, RATIO * len(channels))
+    hidden = top(source.mlp.norm1.weight, RATIO * len(channels))
     _take_mlp(block.mlp, source.mlp, channels, hidden)
-    _take(block.mlp.norm1, source.mlp.norm1, hidden)
+    take(block.mlp.norm1, source.mlp.norm1, hidden)
     for name in ("mlp.norm2", "ls1", "ls2"):
-        _take(block.get_submodule(name), source.get_submodule(name), channels)
+        take(block.get_submodule(name), source.get_submodule(name), channels)
 
 
 def _take_3d(block: Any, source: Any, channels: Tensor) -> None:
-    hidden = _top(source.mlp.fc1.weight.norm(dim=1), RATIO * len(channels))
+    hidden = top(source.mlp.fc1.weight.norm(dim=1), RATIO * len(channels))
     _take_mlp(block.mlp, source.mlp, channels, hidden)
-    _take(block.token_mixer.qkv, source.token_mixer.qkv, None, channels)
-    _take(block.token_mixer.proj, source.token_mixer.proj, channels)
+    take(block.token_mixer.qkv, source.token_mixer.qkv, None, channels)
+    take(block.token_mixer.proj, source.token_mixer.proj, channels)
     block.token_mixer.attention_biases.copy_(source.token_mixer.attention_biases)
     for name in ("norm1", "norm2", "ls1", "ls2"):
-        _take(block.get_submodule(name), source.get_submodule(name), channels)
+        take(block.get_submodule(name), source.get_submodule(name), channels)
 
 
 def _take_mlp(mlp: Any, source: Any, channels: Tensor, hidden: Tensor) -> None:
-    _take(mlp.fc1, source.fc1, hidden, channels)
-    _take(mlp.fc2, source.fc2, channels, hidden)
+    take(mlp.fc1, source.fc1, hidden, channels)
+    take(mlp.fc2, source.fc2, channels, hidden)
 
 
-def _take(module: nn.Module, source: nn.Module, rows: Tensor | None, columns: Tensor | None = None) -> None:
+def take(module: nn.Module, source: nn.Module, rows: Tensor | None, columns: Tensor | None = None) -> None:
     """Copy every parameter and buffer: `rows` of its first dimension, `columns` of its second (where it has one)."""
     wanted = source.state_dict()
     for name, tensor in module.state_dict().items():
@@ -110,6 +110,6 @@ def _take(module: nn.Module, source: nn.Module, rows: Tensor | None, columns: Te
         tensor.copy_(value)
 
 
-def _top(weight: Tensor, count: int) -> Tensor:
+def top(weight: Tensor, count: int) -> Tensor:
     """Ascending places of the `count` values of largest magnitude; of equal ones the first."""
     return weight.abs().argsort(descending=True, stable=True)[:count].sort().values

@@ -75,7 +75,10 @@ def _randaugment(operations: int, magnitude: int) -> Any:
         from kornia.augmentation.auto import RandAugment
     except ImportError as error:
         raise UserError("randaugment needs kornia: pip install 'hollowbone[train]', or set randaugment to (0, 0)") from error
-    return RandAugment(n=operations, m=magnitude)
+    try:
+        return RandAugment(n=operations, m=magnitude)
+    except ValueError as error:
+        raise UserError(f"randaugment refuses {operations} operations of magnitude {magnitude}: {error}") from error
 
 
 def randaugment(x: Tensor, operations: int, magnitude: int) -> Tensor:

@@ -12,6 +12,9 @@ from hollowbone.tasks.base import SPLITS, Data
 ROWS = 40
 """Classes that are listed one by one; of more, the smallest and the largest are."""
 
+PAIRS = 20
+"""Duplicates that are listed one by one; `result.json` has them all."""
+
 
 def describe(data: Data) -> Group:
     """Everything in `data.found`, for a terminal. Every unreadable file is named."""
@@ -26,7 +29,9 @@ def describe(data: Data) -> Group:
     ]
     if found.duplicates:
         parts.append(Text(f"duplicates across splits, left out of the earlier split: {len(found.duplicates)}"))
-        parts.append(_two_columns(("kept", "left out"), found.duplicates))
+        parts.append(_two_columns(("kept", "left out"), found.duplicates[:PAIRS]))
+        if len(found.duplicates) > PAIRS:
+            parts.append(Text(f"  and {len(found.duplicates) - PAIRS} more"))
     if found.broken:
         parts.append(Text(f"unreadable files, left out: {len(found.broken)}", style="bold yellow"))
         parts.append(_two_columns(("file", "reason"), list(found.broken.items())))

@@ -144,7 +144,9 @@ def _add_class(listing: Listing, root: Path, folder: Path, label: str, split: st
         else:
             others.append(name)
     if others:
-        listing.notes.append(f"{len(others)} files without a picture's ending, or links to folders, were left out: {some(others)}")
+        listing.notes.append(
+            f"{len(others)} files without a picture's ending, or links to folders, were left out: {some(others)}"
+        )
     if not count:
         listing.notes.append(f"the folder {folder.as_posix()} holds no pictures and is no class")
 

@@ -2,8 +2,9 @@
 
 Every picture is opened twice: once for its header, from which resolution and channels follow, and once to be decoded. From
 there on a picture is what its pixels are: its place in a split, the order in which training sees it and the digest of the
-data depend neither on the names of the files nor on their format. What cannot be decoded is named in `DataReport.broken`. A data set that fits into `MEMORY` bytes at the working
-resolution is held in memory, a larger one is decoded anew whenever a picture is asked for.
+data depend neither on the names of the files nor on their format. What cannot be decoded is named in `DataReport.broken`. A
+data set that fits into `MEMORY` bytes at the working resolution is held in memory, a larger one is decoded anew whenever a
+picture is asked for.
 """
 
 from __future__ import annotations

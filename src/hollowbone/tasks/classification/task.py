@@ -53,7 +53,7 @@ class Classification:
         return normalise(x, preprocessing), targets
 
     def decode(self, path: str | Path, preprocessing: Preprocessing) -> Tensor:
-        """A picture file as uint8 Tensor (C, H, W) at the preprocessing's size, for `prepare`. Raises `UserError` if unreadable."""
+        """A picture file as uint8 Tensor (C, H, W) at the preprocessing's size, for `prepare`; `UserError` if unreadable."""
         from hollowbone.tasks.classification.pictures import load
 
         return torch.from_numpy(load(path, preprocessing.resolution, preprocessing.in_chans))
