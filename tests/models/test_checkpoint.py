@@ -154,6 +154,20 @@ def test_another_class_count_leaves_the_head_fresh_and_says_so(tmp_path: Path, c
         assert torch.equal(bare.forward_features(x), trained.forward_features(x))
 
 
+def test_weights_for_colour_serve_gray_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (NAME, "efficientformer_l1"):
+        sizes = dict(card(name).tiny_overrides)
+        colour, gray = create_model(name, **sizes).eval(), create_model(name, **sizes, in_chans=1).eval()
+        save_checkpoint(colour, tmp_path / "colour.safetensors")
+        load_checkpoint(gray, card(name), tmp_path / "colour.safetensors")
+        assert "is summed over the colours" in capsys.readouterr().err
+        x = torch.randn(2, 1, 64, 64)
+        assert error(gray(x), colour(x.expand(-1, 3, -1, -1))) < 1e-5
+        save_checkpoint(gray, tmp_path / "gray.safetensors")
+        with pytest.raises(UserError, match=r"is \(\d+, 1, 3, 3\), not \(\d+, 3, 3, 3\)"):
+            load_checkpoint(colour, card(name), tmp_path / "gray.safetensors")
+
+
 def test_only_the_head_may_differ(tmp_path: Path) -> None:
     state = net().state_dict()
     state["blocks.1.0.conv_pw.weight"] = state["blocks.1.0.conv_pw.weight"][:-1]

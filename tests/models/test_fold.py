@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from hollowbone.models.blocks.conv import Conv2dSame
-from hollowbone.models.fold import fold_batchnorm
+from hollowbone.models.blocks.metaformer import Meta4D
+from hollowbone.models.fold import fold, fold_batchnorm
 from tests.models.networks import error, shaken
 
 
@@ -162,6 +163,14 @@ def test_layers_that_do_more_than_they_hold_are_left_alone(kind: str) -> None:
     folded = fold_batchnorm(model)
     assert len(norms(folded)) == 1
     assert error(folded(x), model(x)) < 1e-6
+
+
+def test_a_block_in_two_places_is_folded_once() -> None:
+    block = Meta4D(6, layer_scale=0.5)
+    model, x = shaken(nn.Sequential(block, block, nn.Sequential(block))), torch.randn(1, 6, 5, 5)
+    folded = fold(model)
+    assert folded[0] is folded[2][0]
+    assert error(folded(x), model(x)) < 1e-5
 
 
 def test_precision_is_kept() -> None:

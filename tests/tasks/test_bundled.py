@@ -98,6 +98,23 @@ def test_no_pixel_serves_two_splits(seed):
         assert all(mask.any() for mask in masks.values())
 
 
+def test_train_and_select_do_not_change_with_the_pixels_of_report(patches, tmp_path, monkeypatch):
+    where = defaultdict(list)
+    for _, photograph, box in boxes(patches, "report"):
+        where[photograph].append(box)
+    for photograph, cut in where.items():
+        with Image.open(pp.photographs() / photograph) as photo:
+            pixels = np.asarray(photo.convert("RGB")).copy()
+        for x0, y0, x1, y1 in cut:
+            pixels[y0:y1, x0:x1] = 77
+        Image.fromarray(pixels).save(tmp_path / photograph, "PNG")
+    monkeypatch.setattr(pp, "photographs", lambda: tmp_path)
+    painted = task.read("photo_patches")
+    assert torch.equal(painted.train.images, patches.train.images)
+    assert torch.equal(painted.select.images, patches.select.images)
+    assert not torch.equal(painted.report.images, patches.report.images)
+
+
 def test_every_patch_lies_in_the_region_of_its_class_and_regions_do_not_overlap(patches):
     regions = {}
     for photograph, named in pp.REGIONS.items():

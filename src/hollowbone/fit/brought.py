@@ -55,10 +55,10 @@ def open_model(given: str, data: Data, *, role: str, seed: int) -> Brought:
     """
     from hollowbone.models.create import create_model
 
-    sizes = {"num_classes": len(data.classes), "in_chans": data.preprocessing.in_chans}
+    sizes: dict[str, Any] = {"num_classes": len(data.classes), "in_chans": data.preprocessing.in_chans}
     torch.manual_seed(seed)
     model: Any = create_model(_ours(given), **sizes)
-    loaded = getattr(model, "loaded", None)
+    loaded: Any = getattr(model, "loaded", None)
     if role == "teacher" and loaded is None:
         raise UserError(f"--teacher {given} has no weights, so it has nothing to teach; give NAME@FILE or a hub id")
     if role == "teacher" and loaded.fresh:

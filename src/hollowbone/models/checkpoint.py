@@ -92,7 +92,8 @@ def _read_torch(path: Path) -> Any:
 def load_checkpoint(model: nn.Module, card: ModelCard | None, source: str | Path) -> Loaded:
     """Fill `model` from a file or from a hub id (`hub:ORG/NAME[@REVISION]`), whatever the layout.
 
-    Heads (`model.heads`) of another class count are left fresh, with a message. A network with `adapt_state_dict` may bring
+    Heads (`model.heads`) of another class count are left fresh, with a message; so is the first convolution summed over the
+    colours where the model takes gray pictures. A network with `adapt_state_dict` may bring
     the tensors into its own form (tables of another resolution, two heads into one). Raises `UserError` that names the first
     tensors that do not match when the checkpoint is of another model; the model is then unchanged.
     """
@@ -111,6 +112,7 @@ def load_state_dict(
     state = forms[layout]
     if adapt := getattr(model, "adapt_state_dict", None):
         state = adapt(state)
+    state, summed = _for_gray(state, own) if getattr(model, "in_chans", None) == 1 else (state, None)
     heads = tuple(f"{head}." for head in getattr(model, "heads", ()))
     fresh = tuple(k for k in state if k.startswith(heads) and k in own and state[k].shape != own[k].shape) if heads else ()
     if fresh and any(state[k].shape[1:] != own[k].shape[1:] for k in fresh):
@@ -134,10 +136,21 @@ def load_state_dict(
             f"{source} is not a checkpoint of {type(model).__name__} with these sizes: {'; '.join(wrong[:3])}{more}"
         )
     model.load_state_dict(state, strict=False)
+    if summed:
+        print(f"{source} takes colour pictures, the model gray ones: {summed} is summed over the colours", file=sys.stderr)
     if fresh:
         classes = forms[layout][fresh[0]].shape[0]
         print(f"{source} has {classes} classes, the model {own[fresh[0]].shape[0]}: its head starts fresh", file=sys.stderr)
     return Loaded(layout, fresh)
+
+
+def _for_gray(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:
+    """The first convolution for one channel, by its sum over three: the same output for pictures whose colours are equal."""
+    for key, value in own.items():
+        given = state.get(key)
+        if given is not None and given.ndim == 4 and given.shape[1] == 3 and value.shape == (len(given), 1, *given.shape[2:]):
+            return {**state, key: given.sum(dim=1, keepdim=True)}, key
+    return state, None
 
 
 def _matching(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[int, int]:

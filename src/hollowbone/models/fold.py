@@ -33,8 +33,7 @@ class Foldable(Protocol):
 
 def fold(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode as it ships: batch norms folded, then every block that is `Foldable` in its folded form."""
-    model = fold_batchnorm(model)
-    return _folded_blocks(model)
+    return _folded_blocks(fold_batchnorm(model), {})
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
@@ -56,10 +55,14 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     return model
 
 
-def _folded_blocks(module: nn.Module) -> nn.Module:
-    for name, child in module.named_children():
-        setattr(module, name, _folded_blocks(child))
-    return module.folded() if isinstance(module, Foldable) else module
+def _folded_blocks(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    """Children first; a block that is used in several places is folded once."""
+    if module not in done:
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = _folded_blocks(child, done)
+        done[module] = module.folded() if isinstance(module, Foldable) else module
+    return done[module]
 
 
 class _Tracer(fx.Tracer):
