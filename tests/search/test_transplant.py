@@ -18,7 +18,17 @@ from hollowbone.search.efficientformer_space import EfficientFormerSpace
 from hollowbone.search.mobilenetv2_space import MobileNetV2Space
 from hollowbone.search.slimming import importance, initial, proposals
 from hollowbone.search.subnet import extract
-from hollowbone.search.transplant import as_supernet, contained, former_config, influences, shrink, stage_sizes, transplant
+from hollowbone.search.transplant import (
+    as_supernet,
+    contained,
+    former_config,
+    influences,
+    keeping_groups,
+    shrink,
+    stage_sizes,
+    transplant,
+    without_last_groups,
+)
 
 SIZES = {"resolution": 32, "num_classes": 5, "in_chans": 1}
 SPACE = MobileNetV2Space()
@@ -127,11 +137,12 @@ def worth(config: Config) -> float:
 
 def test_every_step_loses_least_score_for_the_time_it_saves():
     begun = SPACE.config(1.0, **SIZES)
-    found = shrink(SPACE, begun, work, 0.2 * work(begun), worth)
+    found = shrink(SPACE.actions, begun, work, 0.2 * work(begun), worth)
     config, at = begun, work(begun)
     for step in found.path:
         ratios = {
-            action.detail: max(0.0, worth(config) - worth(action.config)) / (work(config) - work(action.config))
+            action.detail: max(0.0, worth(config) - worth(action.config))
+            / min(work(config) - work(action.config), at - 0.2 * work(begun))
             for action in SPACE.actions(config)
         }
         assert ratios[step.action.detail] == pytest.approx(min(ratios.values()))
@@ -143,20 +154,29 @@ def test_every_step_loses_least_score_for_the_time_it_saves():
 
 def test_shrinking_goes_on_where_it_stopped_and_is_repeated_from_a_journal(tmp_path: Path):
     begun = SPACE.config(1.0, **SIZES)
-    first = shrink(SPACE, begun, work, 0.5 * work(begun), worth)
+    first = shrink(SPACE.actions, begun, work, 0.5 * work(begun), worth)
     journal = Journal(tmp_path / "journal.jsonl")
-    second = shrink(SPACE, begun, work, 0.2 * work(begun), worth, after=first.selection, record=journal.result)
-    whole = shrink(SPACE, begun, work, 0.2 * work(begun), worth)
+    second = shrink(SPACE.actions, begun, work, 0.2 * work(begun), worth, after=first.selection, record=journal.result)
+    whole = shrink(SPACE.actions, begun, work, 0.2 * work(begun), worth)
     assert first.path + second.path == whole.path
     again = Journal(tmp_path / "journal.jsonl")
     untouched = lambda config: pytest.fail("evaluated")  # noqa: E731
-    repeated = shrink(SPACE, begun, untouched, 0.2 * work(begun), untouched, after=first.selection, record=again.result)
+    repeated = shrink(SPACE.actions, begun, untouched, 0.2 * work(begun), untouched, after=first.selection, record=again.result)
     assert repeated == second
+
+
+def test_the_last_groups_go_only_where_the_rest_is_not_slimmed():
+    begun = SPACE.config(0.75, **SIZES)
+    assert {action.config["groups"] for action in keeping_groups(begun)} == {7}
+    config = without_last_groups(begun, work, 0.4 * work(begun))
+    assert config == {**begun, "groups": 5, "width": 0.35}
+    assert work(config) <= 0.4 * work(begun) < work({**config, "width": 0.5})
+    assert without_last_groups(begun, work, 1e-9) is None
 
 
 def test_shrinking_out_of_reach_is_said():
     with pytest.raises(BudgetImpossible, match="no action saves"):
-        shrink(SPACE, SPACE.config(0.35, **SIZES), work, 1e-9, worth)
+        shrink(SPACE.actions, SPACE.config(0.35, **SIZES), work, 1e-9, worth)
 
 
 FORMER = EfficientFormerSpace().config((32, 32, 48, 64), (2, 1, 2, 2), 3, **SIZES)

@@ -159,9 +159,10 @@ class Slimmer:
     `begun` is the configuration that is slimmed, `unit` what a pressure of 1 is in milliseconds (1 without such a limit).
     """
 
-    origin = "slimming"
-
-    def __init__(self, context: Context, pressure: Pressure, unit: float, begun: Config, shrink: Shrink) -> None:
+    def __init__(
+        self, context: Context, pressure: Pressure, unit: float, begun: Config, shrink: Shrink, origin: str = "slimming"
+    ) -> None:
+        self.origin = origin
         self._context, self.pressure, self._unit, self._begun, self._shrink = context, pressure, unit, begun, shrink
         self.last: Any = None
         self._path: list[Any] = []
@@ -191,6 +192,7 @@ class Slimmer:
         return {
             "unit": "ms" if self.pressure.budget.limit("latency") else "share of the limits",
             "supernet": dict(self._begun),
+            "begun": self.origin,
             "start": self._start_ms,
             "limits": self._aims,
             "path": [

@@ -1,15 +1,17 @@
 """`--start`: the user's own model, fine-tuned and made to fit.
 
 As it is where its untrained export is measured within the limits. Else, for EfficientFormer and MobileNetV2: fine-tuned
-first, then slimmed with its weights, step by step, by the score lost per share of the limits saved; the slimmed network
-trains on from there, taught by the one it was cut from. Any other network cannot be shrunk yet: it goes on where its int8
-form is measured within the limits, and is refused with the measured figure otherwise.
+first, then slimmed with its weights, step by step, by the score lost per share of the limits saved (a MobileNetV2 also
+enters without its last groups); what is left trains on from there, taught by the network it was cut from. Any other network
+cannot be shrunk yet: it goes on where its int8 form is measured within the limits, and is refused with the measured figure
+otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,7 +47,17 @@ from hollowbone.search import get_space
 from hollowbone.search.base import Config
 from hollowbone.search.score import scorer
 from hollowbone.search.subnet import extract
-from hollowbone.search.transplant import as_supernet, contained, former_config, influences, shrink, stage_sizes, transplant
+from hollowbone.search.transplant import (
+    as_supernet,
+    contained,
+    former_config,
+    influences,
+    keeping_groups,
+    shrink,
+    stage_sizes,
+    transplant,
+    without_last_groups,
+)
 
 TUNING = 1 / 3
 """Share of the final epochs for which a model is fine-tuned before it is slimmed."""
@@ -56,7 +68,7 @@ PROBE = 64
 
 
 def find(context: Context, limits: Budget, baseline: Baseline) -> Found:
-    """The one candidate that comes of the user's model. Raises `BudgetImpossible`, with what was measured, if there is none."""
+    """The candidates that come of the user's model. Raises `BudgetImpossible`, with what was measured, if there is none."""
     config = baseline.config
     tried: list[dict[str, Any]] = []
     network = _built(context, config)
@@ -135,46 +147,56 @@ def _slimmed(
     pressure = Pressure(context, limits, lambda config: space.latency(config, table))
     unit = limit.number if limit else 1.0
     surgery = family.surgery(context, _built(context, teacher), begun, pressure, unit, table)
-    source = _Cut(context, Slimmer(context, pressure, unit, {**begun, **surgery.sizes}, surgery.shrink), surgery.cut, teacher)
-    candidate = prove(context, source, pressure, tried)
-    if candidate is None:
+    slimming = Slimmer(context, pressure, unit, {**begun, **surgery.sizes}, surgery.shrink, origin="start")
+    sources = [_Cut(context, pressure, slimming.make, lambda _: surgery.cut(slimming.last), teacher)]
+    if surgery.crop:
+        sources.append(_Cut(context, pressure, partial(surgery.crop, pressure), surgery.cut, teacher))
+    proven = [prove(context, source, pressure, tried) for source in sources]
+    candidates = tuple(candidate for candidate in proven if candidate is not None)
+    if not candidates:
         found = [_shares(context, limits, point["config"]) for point in tried]
         nearest = min(range(len(tried)), key=lambda i: max(found[i].values()))
         raise BudgetImpossible(
             f"nothing that slimming makes of {baseline.name} meets {limits}: the nearest, {tried[nearest]['name']}, has "
             f"{_worst(found[nearest])} (measured on {context.device.name}); {REMEDY}"
         )
-    return Found((candidate,), tried, source, {name: len(table.entries()["entries"])})
+    return Found(candidates, tried, slimming if slimming.last is not None else None, {name: len(table.entries()["entries"])})
 
 
 class _Cut:
-    """What slimming the start finds for an aim, with the weights that are left; `teacher` is what it was cut from."""
+    """What `choose` makes of the start for an aim, with the weights that are left; `teacher` is what they were cut from."""
 
     origin = "start"
 
-    def __init__(self, context: Context, slimmer: Slimmer, cut: Callable[[Any], nn.Module], teacher: Config) -> None:
-        self._context, self._slimmer, self._cut, self.teacher = context, slimmer, cut, teacher
-        self.pressure = slimmer.pressure
+    def __init__(
+        self,
+        context: Context,
+        pressure: Pressure,
+        choose: Callable[[float], Config | None],
+        cut: Callable[[Config], nn.Module],
+        teacher: Config,
+    ) -> None:
+        self._context, self.pressure, self._choose, self._cut, self.teacher = context, pressure, choose, cut, teacher
 
     def make(self, aim: float) -> Config | None:
-        """The configuration, its weights kept in the run's folder."""
-        config = self._slimmer.make(aim)
+        """The configuration; its weights are kept in the run's folder."""
+        config = self._choose(aim)
         if config is None:
             return None
-        return {**config, "init_sha": keep_weights(self._cut(self._slimmer.last).state_dict(), self._context.folder)}
-
-    def record(self) -> dict[str, Any]:
-        """The slimming as JSON, for the result."""
-        return {**self._slimmer.record(), "begun": "start"}
+        return {**config, "init_sha": keep_weights(self._cut(config).state_dict(), self._context.folder)}
 
 
 @dataclass(frozen=True)
 class Surgery:
-    """How a network is slimmed: `cut(selection)` is the network that is left of it, with its weights; `sizes` describe it."""
+    """How a network is slimmed: `cut(selection)` is the network that is left of it, with its weights; `sizes` describe it.
+
+    `crop(pressure, aim)` is the configuration that another way of making it fit leads to.
+    """
 
     shrink: Shrink
     cut: Callable[[Any], nn.Module]
     sizes: dict[str, list[int]]
+    crop: Callable[[Callable[[Config], float], float], Config | None] | None = None
 
 
 def _mobilenet(context: Context, network: nn.Module, begun: Config, pressure: Pressure, unit: float, table: Any) -> Surgery:
@@ -189,9 +211,14 @@ def _mobilenet(context: Context, network: nn.Module, begun: Config, pressure: Pr
         return scorers[side](transplant(network, config))
 
     def slim(limit: float, after: Any, record: Any) -> Any:
-        return shrink(table.space, begun, lambda config: pressure(config) * unit, limit, score, after=after, record=record)
+        return shrink(keeping_groups, begun, lambda config: pressure(config) * unit, limit, score, after=after, record=record)
 
-    return Surgery(slim, lambda config: transplant(network, config), stage_sizes(transplant(network, begun)))
+    return Surgery(
+        slim,
+        lambda config: transplant(network, config),
+        stage_sizes(transplant(network, begun)),
+        partial(without_last_groups, begun),
+    )
 
 
 def _former(context: Context, network: nn.Module, begun: Config, pressure: Pressure, unit: float, table: Any) -> Surgery:

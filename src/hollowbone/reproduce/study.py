@@ -87,7 +87,7 @@ def run_study(found: Reproduction, *, device: Device | None = None, folder: Path
     seconds = sum(f["seconds"] for by_seed in runs.values() for f in by_seed.values())
     options: dict[str, Any] = {"data": found.data, "split": "report", "seeds": found.seeds, "seconds": seconds}
     there = conditions(device, runtime=found.runtime, threads=found.threads, **options)
-    study = Study(found.slug, there, found.settings, digest(*found.sources), runs)
+    study = Study(found.slug, there, _plain(found.settings), digest(*found.sources), runs)
     write_json(folder / "study.json", study.to_dict())
     return study
 
@@ -111,7 +111,7 @@ def identity(found: Reproduction, device: Device) -> str:
 
 def unchanged(found: Reproduction, study: Study) -> bool:
     """Whether the code and settings that made the study are still the same."""
-    return study.sources == digest(*found.sources) and study.settings == json.loads(json.dumps(dict(found.settings)))
+    return study.sources == digest(*found.sources) and study.settings == _plain(found.settings)
 
 
 def judge(contrast: Contrast, runs: Mapping[str, Mapping[int, Figures]], metric: Metric) -> Finding:
@@ -166,6 +166,11 @@ def _timed(found: Reproduction, arm: str, seed: int, ledger: Ledger, device: Dev
     start = time.perf_counter()
     figures = found.run(arm, seed, ledger, device)
     return {**figures, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back: tuples as lists."""
+    return json.loads(json.dumps(dict(settings)))
 
 
 def _read(path: Path) -> Study | None:

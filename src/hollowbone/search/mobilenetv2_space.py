@@ -45,7 +45,7 @@ class MobileNetV2Space:
                 for groups in GROUPS:
                     sizes = {"resolution": side, "num_classes": num_classes, "in_chans": in_chans}
                     ladder = [self.config(width, depth=depth, groups=groups, **sizes) for width in WIDTHS]
-                    if (best := _first_within(ladder, predict, limit_ms)) is not None:
+                    if (best := first_within(ladder, predict, limit_ms)) is not None:
                         found.append((predict(best), best))
         return [config for _, config in sorted(found, key=lambda pair: -pair[0])]
 
@@ -120,7 +120,7 @@ class MobileNetV2Space:
         return found
 
 
-def _first_within(ladder: Sequence[Config], predict: Callable[[Config], float], limit: float) -> Config | None:
+def first_within(ladder: Sequence[Config], predict: Callable[[Config], float], limit: float) -> Config | None:
     """The first of a descending ladder that is predicted within the limit, by halving."""
     low, high = 0, len(ladder)
     while low < high:

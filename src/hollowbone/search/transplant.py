@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from hollowbone.errors import BudgetImpossible
 from hollowbone.models.blocks.metaformer import Meta3D, Meta4D
-from hollowbone.search.base import Config, SlimmingStep, Space
+from hollowbone.search.base import Action, Config, SlimmingStep
 from hollowbone.search.efficientformer_space import EfficientFormerSpace
-from hollowbone.search.mobilenetv2_space import DEPTHS, WIDTHS, MobileNetV2Space
+from hollowbone.search.mobilenetv2_space import DEPTHS, GROUPS, WIDTHS, MobileNetV2Space, first_within
 from hollowbone.search.slimming import choose
 from hollowbone.search.subnet import take, top
 from hollowbone.search.supernet import Supernet
@@ -49,7 +49,7 @@ class Shrunk:
 
 
 def shrink(
-    space: Space,
+    actions: Callable[[Config], list[Action]],
     config: Config,
     latency: Callable[[Config], float],
     limit: float,
@@ -58,16 +58,17 @@ def shrink(
     after: Config | None = None,
     record: Record = measure_now,
 ) -> Shrunk:
-    """From `config`, the action of the space that loses least score per millisecond saved, until the latency is within `limit`.
+    """From `config`, always the action that loses least score per millisecond saved, until the latency is within `limit`.
 
-    `score(config)` is of the network with the trained weights at that size, higher is better. `record` as in `slimming.slim`.
+    These actions are big, so what one saves below the limit counts for nothing. `score(config)` is of the network with the
+    trained weights at that size, higher is better. `record` is as in `slimming.slim`.
     Raises `BudgetImpossible` when no action saves anything.
     """
     config = config if after is None else after
     at = first = record("start", lambda: {"latency_ms": latency(config), "score": score(config)})
     path: list[SlimmingStep] = []
     while at["latency_ms"] > limit:
-        options = space.actions(config)
+        options = actions(config)
 
         def step(options: Any = options, at: Any = at) -> dict[str, Any]:
             considered = []
@@ -78,7 +79,11 @@ def shrink(
                     entry["score"] = score(action.config)
                     entry["drop"] = at["score"] - entry["score"]
                 considered.append(entry)
-            return {"considered": considered, "chosen": choose(considered)}
+            needed = at["latency_ms"] - limit
+            return {
+                "considered": considered,
+                "chosen": choose([{**entry, "saved_ms": min(needed, entry["saved_ms"])} for entry in considered]),
+            }
 
         done = record(f"step {len(path) + 1}", step)
         if done["chosen"] is None:
@@ -87,6 +92,20 @@ def shrink(
         config = action.config
         path.append(SlimmingStep(action, at["score"], at["drop"], at["saved_ms"], at["latency_ms"], tuple(done["considered"])))
     return Shrunk(config, config, tuple(path), at["latency_ms"], at["score"], first["latency_ms"])
+
+
+def keeping_groups(config: Config) -> list[Action]:
+    """The actions after which every layer of a MobileNetV2 still has trained weights."""
+    return [action for action in MobileNetV2Space().actions(config) if action.config["groups"] == config["groups"]]
+
+
+def without_last_groups(config: Config, latency: Callable[[Config], float], limit: float) -> Config | None:
+    """The same without the last groups, which work on little more than a pixel at small pictures, at the widest that fits.
+
+    Its last 1x1 convolution is fresh, so no score before training says what it is worth. None where no width fits.
+    """
+    ladder = [{**config, "width": width, "groups": GROUPS[-1]} for width in WIDTHS if width <= config["width"]]
+    return first_within(ladder, latency, limit)
 
 
 def contained(network: nn.Module, *, resolution: int, num_classes: int, in_chans: int) -> Config:

@@ -1,8 +1,8 @@
 """MetaFormer blocks as they ship: the same functions, with all that is constant multiplied together beforehand.
 
 - The layer scale is part of the layer before it.
-- The pooling branch, x + ls (pool(x) - x), is (1 - ls) x + ls pool(x), each scale a 1x1 depthwise convolution: runtimes that
-  keep maps in a blocked layout then stay in it through the whole block.
+- The pooling branch, x + ls (pool(x) - x), is (1 - ls) x + ls pool(x): two channel scales and a sum. A subtraction of two maps
+  takes onnxruntime out of its blocked layout; these it keeps in it (as 1x1 depthwise convolutions that it makes itself).
 - A head of attention adds P_h A_h (V_h y): A_h (N x N) mixes tokens, and P_h V_h (C x C) is constant. Where C is less than
   twice the value width, A_h on the tokens themselves and one layer P_h V_h is less work. So with queries and keys,
   y' Q_h' K_h y, where C is at most twice the key width.
@@ -30,23 +30,20 @@ def absorb_scale(layer: nn.Module, scale: Float[Tensor, " c"]) -> None:
 class FoldedPoolMixer(nn.Module):
     """(1 - scale) x + scale pool(x)."""
 
+    keep: Tensor
+    mix: Tensor
+
     def __init__(self, pool: nn.AvgPool2d, scale: Float[Tensor, " c"]) -> None:
         super().__init__()
         self.pool = pool
-        self.keep = _channel_scale(1 - scale)
-        self.mix = _channel_scale(scale)
+        self.register_buffer("keep", (1 - scale).detach()[:, None, None].clone())
+        self.register_buffer("mix", scale.detach()[:, None, None].clone())
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Keeps the shape; a single pixel is its own average."""
         if x.shape[2] == x.shape[3] == 1:
             return x
-        return self.keep(x) + self.mix(self.pool(x))
-
-
-def _channel_scale(scale: Tensor) -> nn.Conv2d:
-    conv = nn.Conv2d(len(scale), len(scale), 1, groups=len(scale), bias=False, device=scale.device, dtype=scale.dtype)
-    conv.weight.data = scale.detach().view(-1, 1, 1, 1).clone()
-    return conv
+        return x * self.keep + self.pool(x) * self.mix
 
 
 class FoldedMeta4D(nn.Module):
