@@ -261,12 +261,12 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a model in a runtime's format, with batch normalisation folded, and check its output against PyTorch's."""
-    from hollowbone.models.fold import fold_batchnorm
+    from hollowbone.models.fold import fold
     from hollowbone.models.given import example, network
     from hollowbone.runtime import export as verb
 
     made = network(model).eval()
-    written = verb(fold_batchnorm(made), example(model, made, input), path, format=format.value)
+    written = verb(fold(made), example(model, made, input), path, format=format.value)
     error = written.verified and written.verified.error
     result = {"path": str(written.path), "format": written.format, "size": written.nbytes, "error": error, "note": written.note}
     checked = f"differs from PyTorch by {error:.2g} at most" if written.verified else written.note

@@ -244,10 +244,12 @@ def test_slimmed_mobilenetv2_is_within_the_budget_and_keeps_its_weights(slimmed)
     assert result["reference"]["metrics"]
     assert (run.folder / "report.html").stat().st_size > 10_000
     sliced = load_file(RunFolder(run.folder).weights(result["model"]["config"]["init_sha"]))
-    tuned = [load_file(p)["conv_stem.weight"] for p in (run.folder / "work" / "weights").glob("*.safetensors")]
-    wide = [w for w in tuned if len(w) == 16]
-    rows = [{tuple(row.flatten().tolist()) for row in w} for w in wide]
-    assert any({tuple(row.flatten().tolist()) for row in sliced["conv_stem.weight"]} <= row for row in rows)
+    records = map(json.loads, (run.folder / "journal.jsonl").read_text().splitlines())
+    [sha] = [r["value"] for r in records if r["key"].startswith("reference/") and r["key"].endswith("/weights")]
+    tuned = load_file(RunFolder(run.folder).weights(sha))
+    rows, kept = (set(map(tuple, w["conv_stem.weight"].flatten(1).tolist())) for w in (tuned, sliced))
+    assert kept <= rows
+    assert len({e["config"]["groups"] for rung in result["halving"] for e in rung["entrants"]}) == 2
 
 
 def test_replay_in_another_folder_decides_the_same_and_ends_with_the_same_weights(slimmed) -> None:
@@ -260,3 +262,30 @@ def test_replay_in_another_folder_decides_the_same_and_ends_with_the_same_weight
         json.loads(line)["key"] for line in journals[1].splitlines()
     ]
     assert not any(str(run.folder) in line for line in journals[0].splitlines())
+
+
+def test_network_of_timm_with_weights_for_other_classes_gets_a_fresh_head(tmp_path: Path) -> None:
+    path = checkpoint("timm:test_resnet", tmp_path / "mine.safetensors", num_classes=7)
+    model = brought.open_model(f"timm:test_resnet@{path}", DIGITS, role="start", seed=0)
+    assert model.config["name"] == "timm:test_resnet"
+    assert model.weights is not None
+    given = load_file(path)
+    fresh = {key for key, value in model.weights.items() if not torch.equal(value, given[key])}
+    assert fresh == {"fc.weight", "fc.bias"}
+
+
+def test_own_function_is_called_and_teaches_with_the_weights_that_it_gives(opened, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from torch import nn\n\n\ndef net(num_classes, in_chans):\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * in_chans, num_classes))\n"
+    )
+    context = opened(start=f"{mine}:net", teacher=f"{mine}:net")
+    assert context.start is not None
+    assert context.teacher is not None
+    assert "init_sha" not in context.start
+    assert context.recipe(1, context.start) == context.recipe(1)
+    torch.manual_seed(0)
+    wanted = build(context.start).state_dict()
+    taught = build(context.with_weights(context.teacher)).state_dict()
+    assert all(torch.equal(taught[key], value) for key, value in wanted.items())

@@ -28,7 +28,9 @@ def test_all_arms_and_seeds_run_once_and_are_stored(tmp_path: Path) -> None:
     found = run_study(made.found(), device=HereDevice(), folder=tmp_path)
     assert made.asked == [(arm, seed) for seed in (0, 1, 2) for arm in ("ours", "theirs")]
     assert {arm: tuple(f["accuracy"] for f in by.values()) for arm, by in found.runs.items()} == ACCURACY
-    assert Study.from_dict(json.loads((tmp_path / "study.json").read_text())).runs == found.runs
+    stored = Study.from_dict(json.loads((tmp_path / "study.json").read_text()))
+    assert stored.runs == found.runs
+    assert (found.fresh, stored.fresh) == (True, False)
     assert found.conditions.seeds == (0, 1, 2)
     assert found.conditions.split == "report"
 

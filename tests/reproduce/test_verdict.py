@@ -16,7 +16,8 @@ from tests.reproduce.made_up import HereDevice, MadeUp
 
 def study(tmp_path: Path, date: str = "2020-02-03") -> Study:
     made = run_study(MadeUp().found(), device=HereDevice(), folder=tmp_path)
-    return dataclasses.replace(made, conditions=dataclasses.replace(made.conditions, date=date, commit="abc123def456"))
+    there = dataclasses.replace(made.conditions, date=date, commit="abc123def456")
+    return dataclasses.replace(made, conditions=there, fresh=False)
 
 
 def laptop(found: Study | None) -> Verdict:
@@ -53,9 +54,24 @@ def test_learning_claim_of_a_stored_study_is_never_now(tmp_path: Path) -> None:
 
 
 def test_study_made_by_the_call_is_now(tmp_path: Path) -> None:
-    verdict = judged(MadeUp().found(), "study", study(tmp_path), device=HereDevice())
+    made = run_study(MadeUp().found(), device=HereDevice(), folder=tmp_path)
+    verdict = judged(MadeUp().found(), "study", made, device=HereDevice())
     assert [claim["when"] for claim in verdict.to_dict()["claims"]] == ["now", "now"]
     assert "the arms, trained now" in str(verdict)
+
+
+def test_study_that_went_on_from_another_day_is_not_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hollowbone.reproduce.study.today", lambda: "2020-02-03")
+    monkeypatch.setattr("hollowbone.reproduce.study.commit", lambda: "old")
+    run_study(MadeUp().found(seeds=(0, 1)), device=HereDevice(), folder=tmp_path)
+    monkeypatch.setattr("hollowbone.reproduce.study.today", lambda: "2020-02-05")
+    monkeypatch.setattr("hollowbone.reproduce.study.commit", lambda: "new")
+    resumed = run_study(MadeUp().found(), device=HereDevice(), folder=tmp_path)
+    assert (resumed.conditions.date, resumed.conditions.last_date) == ("2020-02-03 to 2020-02-05", "2020-02-05")
+    assert resumed.conditions.commit == "old new"
+    shown = str(judged(MadeUp().found(), "study", resumed, device=HereDevice()))
+    assert "trained on 2020-02-03 to 2020-02-05, not now" in shown
+    assert "trained now" not in shown
 
 
 def test_without_a_study_learning_cannot_be_told_and_it_says_how() -> None:

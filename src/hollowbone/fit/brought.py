@@ -48,27 +48,34 @@ def keep_all(opened: Mapping[str, Brought], folder: RunFolder, journal: Journal)
 def open_model(given: str, data: Data, *, role: str, seed: int) -> Brought:
     """The network of that name for the data's classes and channels.
 
-    Raises `UserError` for what `create_model` refuses, a network that cannot take the data's pictures, and a teacher without
-    weights or with another number of classes.
     Where its weights are of another number of classes the head is fresh (drawn from the seed). An EfficientFormer is brought
-    to the data's resolution: its tables of biases are interpolated, and its two heads become one.
+    to the data's resolution: its tables of biases are interpolated, and its two heads become one. Raises `UserError` for what
+    `models.given.network` refuses, a network that cannot take the data's pictures, and a teacher without weights or with
+    another number of classes.
     """
-    from hollowbone.models.create import create_model
+    from hollowbone.models.given import network
 
     sizes: dict[str, Any] = {"num_classes": len(data.classes), "in_chans": data.preprocessing.in_chans}
     torch.manual_seed(seed)
-    model: Any = create_model(_ours(given), **sizes)
+    model: Any = network(_ours(given), **sizes)
     loaded: Any = getattr(model, "loaded", None)
-    if role == "teacher" and loaded is None:
+    own = not hasattr(model, "card")  # the user's function, which may know where its weights are
+    if role == "teacher" and loaded is None and not own:
         raise UserError(f"--teacher {given} has no weights, so it has nothing to teach; give NAME@FILE or a hub id")
-    if role == "teacher" and loaded.fresh:
+    if role == "teacher" and loaded is not None and loaded.fresh:
         raise UserError(f"--teacher {given} was trained for other classes than the {len(data.classes)} of the data")
     resolution = data.preprocessing.resolution
-    config: dict[str, Any] = {"space": "model", "name": model.card.name, **sizes, "resolution": list(resolution)}
+    config: dict[str, Any] = {
+        "space": "model",
+        "name": given.partition("@")[0] if own else model.card.name,
+        **sizes,
+        "resolution": list(resolution),
+    }
     if isinstance(model, EfficientFormer) and resolution[0] == resolution[1]:
         model, config = _at_resolution(model, resolution[0], sizes)
     _try(model.eval(), given, role, data)
-    return Brought(config, None if loaded is None else model.state_dict())
+    weights = loaded is not None or (role == "teacher" and own)
+    return Brought(config, model.state_dict() if weights else None)
 
 
 def _kept(role: str, model: Brought, folder: RunFolder, journal: Journal) -> Config:

@@ -23,7 +23,7 @@ from hollowbone.search.base import Config, canonical
 
 PROOF = 0.97
 """A candidate goes on when its untrained export takes at most this share of the latency limit: the rest is for drift."""
-RUNGS = (1 / 8, 1 / 3)
+RUNGS = (1 / 8, 1 / 4)
 """Shares of the final epochs that candidates get before they are compared."""
 PROPOSALS = 2
 """Proposals a family enters, beside what slimming found."""
@@ -66,7 +66,8 @@ def label(config: Config) -> str:
     match config["space"]:
         case "mobilenetv2":
             depth = f" depth {config['depth']:g}" if config.get("depth", 1) != 1 else ""
-            return f"mobilenetv2 width {config['width']:g}{depth} at {config['resolution']}"
+            groups = f" of {config['groups']} groups" if config.get("groups", 7) != 7 else ""
+            return f"mobilenetv2 width {config['width']:g}{depth}{groups} at {config['resolution']}"
         case "efficientformer":
             widths, depths = ("-".join(map(str, config[k])) for k in ("widths", "depths"))
             return f"efficientformer {widths} x {depths}, {config['vit_num']} attending"
@@ -237,7 +238,7 @@ def _slimmer(context: Context, space: Any, table: Any, pressure: Pressure, sizes
         table.calibrate(space.calibration(config))
     if whole(config) <= AIM:
         return None
-    epochs = max(4, round(context.epochs / 3))
+    epochs = max(4, round(context.epochs / 4))
     recipe = context.recipe(epochs).with_(ema=0.0)
     preprocessing = preprocessing_of(config, context.data)
     key = identity(config, recipe.to_dict())

@@ -138,6 +138,7 @@ def _open(settings: Settings, folder: RunFolder, journal: Journal, *, engine: st
     """Check everything that can be checked before work starts, and read the data."""
     import os
 
+    import torch
     from rich.console import Console
 
     from hollowbone.measure import require_measurable
@@ -165,7 +166,10 @@ def _open(settings: Settings, folder: RunFolder, journal: Journal, *, engine: st
         raise UserError(f"the data at {settings.data} are not those of the run in {folder.path}; give another --out")
     given = brought.keep_all(opened, folder, journal)
     journal.clock("device", lambda: {"facts": device.facts(), "fingerprint": device.fingerprint()})
-    threads = journal.clock("training/threads", lambda: min(2, len(os.sched_getaffinity(0))))
+    # Small networks on small pictures gain nothing from a second thread, and lose a lot where the cores are not idle.
+    wanted = 1 if max(data.preprocessing.resolution) <= 64 else 4
+    threads = journal.clock("training/threads", lambda: min(wanted, len(os.sched_getaffinity(0))))
+    torch.set_num_threads(threads)
     if resumed:
         console.print(f"going on with the run in {folder.path} ({len(journal.keys())} records)", highlight=False)
     return Context(settings, budget, task, data, device, journal, folder, get_engine(engine), console, threads, **given)

@@ -51,11 +51,11 @@ def build(config: Config) -> nn.Module:
 
     Only a job has that file's path (`Context.with_weights`); elsewhere a configuration names weights by digest, `init_sha`.
     """
-    from hollowbone.models.create import create_model
+    from hollowbone.models.given import network
     from hollowbone.search import get_space
 
     if config["space"] == "model":
-        model = create_model(config["name"], num_classes=config["num_classes"], in_chans=config["in_chans"])
+        model = network(config["name"], num_classes=config["num_classes"], in_chans=config["in_chans"])
     else:
         model = get_space(config["space"]).build(config)
     if init := config.get("init"):

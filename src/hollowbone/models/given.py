@@ -44,7 +44,7 @@ def network(given: str, *, num_classes: int | None = None, in_chans: int | None 
         sizes = {"num_classes": num_classes, "in_chans": in_chans}
         made = _built_by(Path(match[1]), match[2], {k: v for k, v in sizes.items() if v is not None})
         if match[3]:
-            load_checkpoint(made, None, match[3])
+            made.loaded = load_checkpoint(made, None, match[3])  # type: ignore[assignment]
         return made
     if Path(given).suffix in SUFFIXES and "@" not in given:
         raise UserError(

@@ -42,6 +42,7 @@ def tried(result: dict[str, Any], words: Words) -> Figure | None:
     limits = latency_limits(result)
     xs = [p["latency_ms"] for p in points] + [x["limit"] for x in limits]
     log = max(xs) > 12 * min(xs)
+    span = _span(xs, log)
     traces = [_stage(stage, [p for p in scored if p["stage"] == stage], i, words) for i, stage in enumerate(_stages(scored))]
     if timed:
         traces.append(
@@ -55,14 +56,23 @@ def tried(result: dict[str, Any], words: Words) -> Figure | None:
         )
     layout = _layout(
         height=460,
-        xaxis=_axis(f"latency, ms ({'log scale' if log else 'median'})", type="log" if log else "linear", range=_span(xs, log)),
+        xaxis=_axis(f"latency, ms ({'log scale' if log else 'median'})", type="log" if log else "linear", range=span),
         yaxis=_axis(f"{words.metric_name} on select, {words.unit or 'as is'}", domain=[0.16 if timed else 0, 1], nticks=7),
         shapes=[shape for limit in limits for shape in _budget(limit, log)],
-        annotations=[_label(limit, log) for limit in limits],
+        annotations=[_label(limit, span, log) for limit in limits],
     )
     if timed:
-        layout["yaxis2"] = {**_axis(""), "domain": [0, 0.08], "range": [-1, 1], "showticklabels": False, "showgrid": False, "fixedrange": True}
-        note = {"text": "exported untrained and timed, not scored", "xref": "paper", "yref": "paper", "x": 0, "y": 0.08, "xanchor": "left", "yanchor": "bottom"}
+        layout["xaxis"]["anchor"] = "y2"
+        layout["yaxis2"] = {"domain": [0, 0.07], "range": [-1, 1], "visible": False, "fixedrange": True}
+        note = {
+            "text": "exported untrained and timed, not scored",
+            "xref": "paper",
+            "yref": "paper",
+            "x": 0,
+            "y": 0.07,
+            "xanchor": "left",
+            "yanchor": "bottom",
+        }
         layout["annotations"].append({**note, "showarrow": False, "font": {"size": 11, "color": "var(--muted)"}})
     return {"data": traces, "layout": layout}
 
@@ -79,7 +89,10 @@ def slimming(result: dict[str, Any], words: Words) -> Figure | None:
         return None
     path, unit = found["path"], found["unit"]
     first = path[0]
-    points = [{"kind": "start", "detail": "the trained supernet", "after": found["start"], "score": first["score"] + first["drop"]}, *path]
+    points = [
+        {"kind": "start", "detail": "the trained supernet", "after": found["start"], "score": first["score"] + first["drop"]},
+        *path,
+    ]
     hover = [
         f"<b>{i}. {_safe(p['detail'])}</b><br>{p['after']:.4g} {unit} predicted<br>{words.score(p['score'])} on select, not retrained"
         for i, p in enumerate(points)
@@ -110,13 +123,16 @@ def slimming(result: dict[str, Any], words: Words) -> Figure | None:
                 "marker": {"symbol": symbols.get(kind, "x"), "size": 9, "color": colours.get(kind, "var(--muted)")},
             }
         )
-    aims = [{"name": f"aim {i + 1}" if len(found["limits"]) > 1 else "aim", "limit": aim} for i, aim in enumerate(found["limits"])]
+    aims = [
+        {"name": f"aim {i + 1}" if len(found["limits"]) > 1 else "aim", "limit": aim} for i, aim in enumerate(found["limits"])
+    ]
+    span = _span([p["after"] for p in points] + found["limits"], False)
     layout = _layout(
         height=380,
-        xaxis=_axis(f"predicted latency, {unit}" if unit == "ms" else f"predicted, {unit}"),
+        xaxis=_axis(f"predicted latency, {unit}" if unit == "ms" else f"predicted, {unit}", range=span),
         yaxis=_axis(f"{words.metric_name} of the slimmed supernet, {words.unit or 'as is'}", nticks=7),
         shapes=[_line(aim["limit"]) for aim in aims],
-        annotations=[_label({**aim, "text": f"{aim['name']} {aim['limit']:.4g}"}, False) for aim in aims],
+        annotations=[_label({**aim, "text": f"{aim['name']} {aim['limit']:.4g}"}, span, False) for aim in aims],
     )
     return {"data": traces, "layout": layout}
 
@@ -136,13 +152,18 @@ def training(result: dict[str, Any], words: Words) -> Figure | None:
             "name": "training loss",
             "x": epochs,
             "y": loss,
-            "hovertext": [f"epoch {h['epoch'] + 1}, step {h['step']}<br>loss {h['loss']:.4g}<br>learning rate {h['lr']:.3g}" for h in history],
+            "hovertext": [
+                f"epoch {h['epoch'] + 1}, step {h['step']}<br>loss {h['loss']:.4g}<br>learning rate {h['lr']:.3g}"
+                for h in history
+            ],
             "hoverinfo": "text",
             "line": {"color": SHADES[0], "width": 2},
             "marker": {"size": 5},
         }
     ]
-    layout = _layout(height=320, xaxis=_axis("epoch", rangemode="tozero"), yaxis=_axis("training loss", nticks=6, rangemode="tozero"))
+    layout = _layout(
+        height=320, xaxis=_axis("epoch", rangemode="tozero"), yaxis=_axis("training loss", nticks=6, rangemode="tozero")
+    )
     if judged:
         traces.append(
             {
@@ -158,7 +179,17 @@ def training(result: dict[str, Any], words: Words) -> Figure | None:
                 "marker": {"symbol": "diamond", "size": 9},
             }
         )
-        layout["yaxis2"] = {**_axis(f"on select, {words.unit or 'as is'}", nticks=6), "overlaying": "y", "side": "right", "showgrid": False}
+        layout["yaxis2"] = {
+            **_axis(
+                f"on select, {words.unit or 'as is'}",
+                nticks=6,
+                tickmode="auto",
+                range=_span([h["metric"] * words.scale for h in judged], False, 1),
+            ),
+            "overlaying": "y",
+            "side": "right",
+            "showgrid": False,
+        }
     return {"data": traces, "layout": layout}
 
 
@@ -171,6 +202,7 @@ def waterline(result: dict[str, Any]) -> Figure | None:
     balance = rows[0]["balance"]
     xs = [r["intensity"] for r in rows] + [balance]
     left, right = 10 ** (math.log10(min(xs)) - 0.15), 10 ** (math.log10(max(xs)) + 0.15)
+    span = [math.log10(left), math.log10(right)]
     knee = min(max(balance, left), right)
     roof = {
         "type": "scatter",
@@ -213,10 +245,10 @@ def waterline(result: dict[str, Any]) -> Figure | None:
         )
     layout = _layout(
         height=440,
-        xaxis=_axis("operations a byte moved (log scale)", type="log", range=[math.log10(left), math.log10(right)], **DECADES),
+        xaxis=_axis("operations a byte moved (log scale)", type="log", range=span, **DECADES),
         yaxis=_axis("10⁹ operations a second (log scale)", type="log", **DECADES),
         shapes=[_line(balance)],
-        annotations=[_label({"limit": balance, "text": f"waterline {balance:.3g}"}, True)],
+        annotations=[_label({"limit": balance, "text": f"waterline {balance:.3g}"}, span, True)],
     )
     return {"data": traces, "layout": layout}
 
@@ -229,7 +261,12 @@ def confusion(result: dict[str, Any]) -> Figure | None:
     n = len(counts)
     totals = [max(1, sum(row)) for row in counts]
     step = math.ceil(n / TICKS)
-    ticks = {"tickvals": list(range(0, n, step)), "ticktext": [_short(name) for name in names[::step]], "showgrid": False, "zeroline": False}
+    ticks = {
+        "tickvals": list(range(0, n, step)),
+        "ticktext": [_short(name) for name in names[::step]],
+        "showgrid": False,
+        "zeroline": False,
+    }
     hover = [
         [
             f"<b>{_safe(names[t])}</b> taken for <b>{_safe(names[p])}</b><br>{counts[t][p]} of {totals[t]} ({counts[t][p] / totals[t]:.1%})"
@@ -274,14 +311,24 @@ def _stage(stage: str, points: list[dict[str, Any]], place: int, words: Words) -
     match stage:
         case "slimming":
             marker = {"symbol": "circle-open", "size": 7, "color": SHADES[2], "line": {"width": 1.5}}
-            return {**latencies, "mode": "lines+markers", "name": "slimming (predicted)", "marker": marker, "line": {"color": SHADES[2], "width": 1, "dash": "dot"}}
+            return {
+                **latencies,
+                "mode": "lines+markers",
+                "name": "slimming (predicted)",
+                "marker": marker,
+                "line": {"color": SHADES[2], "width": 1, "dash": "dot"},
+            }
         case "reference":
             return {**latencies, "name": "reference", "marker": {"symbol": "diamond", "size": 12, "color": "var(--muted)"}}
         case "shipped":
             return {**latencies, "name": "shipped file", "marker": {"symbol": "star", "size": 16, "color": "var(--accent)"}}
         case _:
             name = "trial, " + (stage if not stage.startswith("1 ") else stage.removesuffix("s"))
-            return {**latencies, "name": _safe(name), "marker": {"symbol": "circle", "size": 7 + 3 * min(place, 3), "color": SHADES[0], "opacity": 0.85}}
+            return {
+                **latencies,
+                "name": _safe(name),
+                "marker": {"symbol": "circle", "size": 7 + 3 * min(place, 3), "color": SHADES[0], "opacity": 0.85},
+            }
 
 
 def _marks(points: list[dict[str, Any]], words: Words) -> dict[str, Any]:
@@ -296,7 +343,11 @@ def _marks(points: list[dict[str, Any]], words: Words) -> dict[str, Any]:
 
 def _hover(point: dict[str, Any], words: Words) -> str:
     how = "measured" if point["measured"] else "predicted"
-    lines = [f"<b>{_safe(point['name'])}</b>", f"stage: {_safe(point['stage'])}", f"latency: {words.ms(point['latency_ms'])} ms, {how}"]
+    lines = [
+        f"<b>{_safe(point['name'])}</b>",
+        f"stage: {_safe(point['stage'])}",
+        f"latency: {words.ms(point['latency_ms'])} ms, {how}",
+    ]
     if point.get("predicted_ms"):
         lines.append(f"predicted before: {words.ms(point['predicted_ms'])} ms")
     scored = point["select"] is not None
@@ -317,11 +368,12 @@ def _rate(row: dict[str, Any], time: str) -> float:
     return 2 * row["macs"] / max(row[time], 1e-9) / 1e6
 
 
-def _span(values: Sequence[float], log: bool) -> list[float]:
+def _span(values: Sequence[float], log: bool, least: float = 0.0) -> list[float]:
+    """A range of an axis with room at both ends, at least `least`; of the logarithms where it is logarithmic."""
     low, high = min(values), max(values)
     if log:
         return [math.log10(low) - 0.08, math.log10(high) + 0.08]
-    room = 0.08 * (high - low) or 0.1 * high
+    room = max(0.08 * (high - low), least) or 0.1 * high
     return [max(0.0, low - room), high + room]
 
 
@@ -336,10 +388,23 @@ def _line(x: float) -> dict[str, Any]:
     return {"type": "line", "xref": "x", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": line}
 
 
-def _label(limit: dict[str, Any], log: bool) -> dict[str, Any]:
+def _label(limit: dict[str, Any], span: Sequence[float], log: bool) -> dict[str, Any]:
+    """The name of a line above it, written towards the side that has room. An annotation takes logarithms on such an axis."""
     text = limit.get("text") if "met" not in limit else f"{limit['name']} ≤ {limit['limit']:.4g} ms"
-    place = {"xref": "x", "yref": "paper", "x": math.log10(limit["limit"]) if log else limit["limit"], "y": 1, "yanchor": "bottom"}
-    return {**place, "text": _safe(text or ""), "showarrow": False, "font": {"size": 12, "color": "var(--bad)"}}
+    x = math.log10(limit["limit"]) if log else limit["limit"]
+    place = (x - span[0]) / (span[1] - span[0])
+    side = "right" if place > 0.7 else "left" if place < 0.3 else "center"
+    return {
+        "xref": "x",
+        "yref": "paper",
+        "x": x,
+        "xanchor": side,
+        "y": 1,
+        "yanchor": "bottom",
+        "text": _safe(text or ""),
+        "showarrow": False,
+        "font": {"size": 12, "color": "var(--bad)"},
+    }
 
 
 def _axis(title: str, **more: Any) -> dict[str, Any]:
@@ -362,9 +427,14 @@ def _layout(*, height: int, **more: Any) -> dict[str, Any]:
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "var(--sans)", "size": 12, "color": "var(--ink)"},
-        "hoverlabel": {"bgcolor": "var(--raised)", "bordercolor": "var(--rule-strong)", "align": "left", "font": {"family": "var(--sans)", "color": "var(--ink)"}},
+        "hoverlabel": {
+            "bgcolor": "var(--raised)",
+            "bordercolor": "var(--rule-strong)",
+            "align": "left",
+            "font": {"family": "var(--sans)", "color": "var(--ink)"},
+        },
         "hovermode": "closest",
-        "legend": {"orientation": "h", "x": 0, "y": -0.16, "yanchor": "top", "itemsizing": "trace"},
+        "legend": {"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom", "itemsizing": "trace"},
         "margin": {"l": 56, "r": 16, "t": 28, "b": 48},
         "annotations": [],
         **more,

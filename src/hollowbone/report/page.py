@@ -31,25 +31,29 @@ def write_report(result: dict[str, Any], path: str | Path) -> None:
 def render(result: dict[str, Any]) -> str:
     """The page as HTML."""
     words = Words.of(result)
-    return _environment().get_template("report.html.j2").render(
-        r=result,
-        w=words,
-        figures=figures(result, words),
-        limits=sections.limits(result),
-        costs=sections.costs(result, words),
-        metrics=sections.metrics(result, words),
-        architecture=sections.architecture(result),
-        halving=sections.halving(result, words),
-        steps=sections.steps(result, words),
-        layers=sections.layers(result),
-        slowest=sections.SLOWEST,
-        confused=sections.confused(result),
-        classes=sections.classes(result),
-        on_latency=of_latency(result),
-        on_select=of_select(result),
-        css=_asset("report.css"),
-        js=_asset("report.js"),
-        plotly=_plotly(),
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            r=result,
+            w=words,
+            figures=figures(result, words),
+            limits=sections.limits(result),
+            costs=sections.costs(result, words),
+            metrics=sections.metrics(result, words),
+            architecture=sections.architecture(result),
+            halving=sections.halving(result, words),
+            steps=sections.steps(result, words),
+            layers=sections.layers(result),
+            slowest=sections.SLOWEST,
+            confused=sections.confused(result),
+            classes=sections.classes(result),
+            on_latency=of_latency(result),
+            on_select=of_select(result),
+            css=_asset("report.css"),
+            js=_asset("report.js"),
+            plotly=_plotly(),
+        )
     )
 
 
@@ -60,7 +64,14 @@ def _environment() -> Any:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {"of_cost": of_cost, "of_metric": of_metric, "where": where, "plural": plural, "fact": _fact, "human": human}
+    environment.filters |= {
+        "of_cost": of_cost,
+        "of_metric": of_metric,
+        "where": where,
+        "plural": plural,
+        "fact": _fact,
+        "human": human,
+    }
     return environment
 
 
@@ -84,7 +95,7 @@ def _fact(value: Any) -> str:
 def _asset(name: str) -> Any:
     from markupsafe import Markup
 
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))  # noqa: S704 (our own file)
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
 @cache
@@ -93,4 +104,4 @@ def _plotly() -> Any:
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    return Markup(get_plotlyjs().replace("</script", "<\\/script"))  # noqa: S704 (the library's own file)
+    return Markup(get_plotlyjs().replace("</script", "<\\/script"))

@@ -33,11 +33,20 @@ def costs(result: dict[str, Any], words: Words) -> list[Row]:
     if before["latency"] and after["latency"]:
         a, b = before["latency"]["p95_ms"], after["latency"]["p95_ms"]
         rows.append(Row("latency, 95th percentile", f"{words.ms(a)} ms", f"{words.ms(b)} ms", ratio(b, a)))
-    for metric, name in (("size", "size of the file"), ("memory", "peak memory"), ("params", "parameters"), ("macs", "multiply-adds"), ("energy", "energy")):
+    for metric, name in (
+        ("size", "size of the file"),
+        ("memory", "peak memory"),
+        ("params", "parameters"),
+        ("macs", "multiply-adds"),
+        ("energy", "energy"),
+    ):
         a, b = before[metric], after[metric]
         notes = ["" if cost[metric] is not None else cost["reasons"].get(metric, "not measured") for cost in (before, after)]
         if metric == "macs":
-            notes = [f"no formula for {', '.join(cost['uncounted'])}" if cost["uncounted"] else note for cost, note in zip((before, after), notes, strict=True)]
+            notes = [
+                f"no formula for {', '.join(cost['uncounted'])}" if cost["uncounted"] else note
+                for cost, note in zip((before, after), notes, strict=True)
+            ]
         rows.append(Row(name, human(metric, a), human(metric, b), ratio(b, a), *notes))
     return rows
 
@@ -47,7 +56,11 @@ def _latency(before: dict[str, Any], after: dict[str, Any], words: Words) -> Row
     for cost in (before, after):
         t = cost["latency"]
         texts.append(f"{words.ms(t['median_ms'])} ms" if t else DASH)
-        notes.append(f"{words.ms(t['low_ms'])} to {words.ms(t['high_ms'])}, {t['runs']} runs" if t else cost["reasons"].get("latency", "not measured"))
+        notes.append(
+            f"{words.ms(t['low_ms'])} to {words.ms(t['high_ms'])}, {t['runs']} runs"
+            if t
+            else cost["reasons"].get("latency", "not measured")
+        )
     times = [cost["latency"]["median_ms"] if cost["latency"] else None for cost in (before, after)]
     return Row("latency, median", texts[0], texts[1], ratio(times[1], times[0]), *notes)
 
@@ -59,8 +72,21 @@ def metrics(result: dict[str, Any], words: Words) -> list[Row]:
     for m in result["metrics"]:
         other = there.get((m["metric"], m["split"]))
         difference = f"{words.points(m['value'] - other['value'])} points" if other else ""
-        before, note = (words.score(other["value"]), f"{words.interval(*other['interval'])}, n = {other['n']:,}") if other else (DASH, "not trained in this run")
-        rows.append(Row(f"{m['metric']}, {m['split']} split", before, words.score(m["value"]), difference, note, f"{words.interval(*m['interval'])}, n = {m['n']:,}"))
+        before, note = (
+            (words.score(other["value"]), f"{words.interval(*other['interval'])}, n = {other['n']:,}")
+            if other
+            else (DASH, "not trained in this run")
+        )
+        rows.append(
+            Row(
+                f"{m['metric']}, {m['split']} split",
+                before,
+                words.score(m["value"]),
+                difference,
+                note,
+                f"{words.interval(*m['interval'])}, n = {m['n']:,}",
+            )
+        )
     return rows
 
 
@@ -69,7 +95,14 @@ def limits(result: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for limit in result["budget"]["limits"]:
         used = f"{limit['measured'] / limit['limit']:.1%}" if limit["measured"] is not None else DASH
-        rows.append({**limit, "amount": amount(limit["metric"], limit["limit"]), "figure": amount(limit["metric"], limit["measured"]), "used": used})
+        rows.append(
+            {
+                **limit,
+                "amount": amount(limit["metric"], limit["limit"]),
+                "figure": amount(limit["metric"], limit["measured"]),
+                "used": used,
+            }
+        )
     return rows
 
 
@@ -90,7 +123,9 @@ def architecture(result: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _part(name: str, kind: str, params: int | None, rows: list[dict[str, Any]], most_params: int, most_macs: int, level: int) -> dict[str, Any]:
+def _part(
+    name: str, kind: str, params: int | None, rows: list[dict[str, Any]], most_params: int, most_macs: int, level: int
+) -> dict[str, Any]:
     macs = sum(r["macs"] for r in rows)
     kinds = Counter(r["type"] for r in rows if r["macs"])
     return {
@@ -131,7 +166,12 @@ def halving(result: dict[str, Any], words: Words) -> dict[str, Any]:
         for entrant in rung["entrants"]:
             key = repr(sorted(entrant["config"].items(), key=str))
             row = rows.setdefault(
-                key, {"name": name_of(entrant, rung["epochs"], result), "latency": words.ms(entrant["latency_ms"]), "cells": [None] * len(rungs)}
+                key,
+                {
+                    "name": name_of(entrant, rung["epochs"], result),
+                    "latency": words.ms(entrant["latency_ms"]),
+                    "cells": [None] * len(rungs),
+                },
             )
             row["cells"][place] = {"score": words.score(entrant["score"]), "kept": entrant["kept"]}
     return {"epochs": [rung["epochs"] for rung in rungs], "rows": list(rows.values())}
@@ -158,12 +198,16 @@ def steps(result: dict[str, Any], words: Words) -> list[dict[str, Any]]:
                 "detail": action["detail"],
                 "saved": f"{action['saved_ms']:.4f}",
                 "drop": words.points(-action["drop"]) if "drop" in action else "not scored: saves nothing",
-                "rate": f"{max(0.0, action['drop']) * words.scale / action['saved_ms']:.3g}" if action.get("drop") is not None and action["saved_ms"] > 0 else DASH,
+                "rate": f"{max(0.0, action['drop']) * words.scale / action['saved_ms']:.3g}"
+                if action.get("drop") is not None and action["saved_ms"] > 0
+                else DASH,
                 "chosen": (action["kind"], action["detail"]) == (step["kind"], step["detail"]),
             }
             for action in step["considered"]
         ]
-        rows.append({"number": number, "after": f"{step['after']:.4f}", "score": words.score(step["score"]), "considered": considered})
+        rows.append(
+            {"number": number, "after": f"{step['after']:.4f}", "score": words.score(step["score"]), "considered": considered}
+        )
     return rows
 
 
@@ -201,7 +245,10 @@ def confused(result: dict[str, Any]) -> list[dict[str, Any]]:
     names, counts = result["model"]["classes"], result["confusion"]
     pairs = [(counts[t][p], t, p) for t in range(len(counts)) for p in range(len(counts)) if t != p and counts[t][p]]
     pairs.sort(key=lambda pair: (-pair[0], pair[1], pair[2]))
-    return [{"truth": names[t], "answer": names[p], "count": n, "share": f"{n / sum(counts[t]):.1%}"} for n, t, p in pairs[:CONFUSED]]
+    return [
+        {"truth": names[t], "answer": names[p], "count": n, "share": f"{n / sum(counts[t]):.1%}"}
+        for n, t, p in pairs[:CONFUSED]
+    ]
 
 
 def classes(result: dict[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,8 @@ class Reproduction:
     `exact(device)` measures what is exact, in about a minute. `run(arm, seed, kept, device)` trains one arm with one seed and
     returns its figures as JSON values, of which `accuracy`, `latency_ms`, `params` and `macs` make the table of arms; what
     several arms share it asks of `kept`. `settings` is everything that decides a run, `sources` the code that does
-    (`sources.digest`): when either changes, finished runs no longer count. `paper` says what the paper's own scale needs.
+    (`sources.digest`): when either changes, finished runs no longer count. `minutes` is about what a study takes on two idle
+    cores, `paper` says what the paper's own scale needs.
     """
 
     slug: str

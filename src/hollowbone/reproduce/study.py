@@ -10,8 +10,8 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,7 +21,7 @@ from hollowbone.reproduce.base import SEEDS_NEEDED, UNKNOWN, Contrast, Finding, 
 from hollowbone.reproduce.ledger import Ledger
 from hollowbone.reproduce.sources import digest
 from hollowbone.reproduce.statistics import judge_gain, t_interval
-from hollowbone.reproduce.where import Conditions, conditions
+from hollowbone.reproduce.where import Conditions, commit, conditions, today
 from hollowbone.runtime.base import Device
 from hollowbone.tasks.base import Metric
 
@@ -34,13 +34,17 @@ Figures = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Study:
-    """Figures by arm and seed, and how they came about; `sources` is the digest of the code that made them."""
+    """Figures by arm and seed, and how they came about; `sources` is the digest of the code that made them.
+
+    `fresh` says that every run was made by the call that returned the study; what is read from a file never is.
+    """
 
     slug: str
     conditions: Conditions
     settings: Mapping[str, Any]
     sources: str
     runs: Mapping[str, Mapping[int, Figures]]
+    fresh: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, the format of the files under `studies`."""
@@ -84,10 +88,8 @@ def run_study(found: Reproduction, *, device: Device | None = None, folder: Path
         runs[arm][seed] = figures
         if new:
             _say(f"  {number}/{len(wanted)} {arm}, seed {seed}: {figures['accuracy']:.2%}, {figures['seconds']:.0f} s")
-    seconds = sum(f["seconds"] for by_seed in runs.values() for f in by_seed.values())
-    options: dict[str, Any] = {"data": found.data, "split": "report", "seeds": found.seeds, "seconds": seconds}
-    there = conditions(device, runtime=found.runtime, threads=found.threads, **options)
-    study = Study(found.slug, there, _plain(found.settings), digest(*found.sources), runs)
+    there = _conditions(found, device, [figures for by_seed in runs.values() for figures in by_seed.values()])
+    study = Study(found.slug, there, _plain(found.settings), digest(*found.sources), runs, fresh=done == 0)
     write_json(folder / "study.json", study.to_dict())
     return study
 
@@ -95,7 +97,7 @@ def run_study(found: Reproduction, *, device: Device | None = None, folder: Path
 def stored_study(slug: str) -> Study | None:
     """The newest of the user's own last study and the one that comes with the package; None if there is neither."""
     read = [_read(study_folder(slug) / "study.json"), _read(COMMITTED / f"{slug}.json")]
-    return max((s for s in read if s is not None), key=lambda s: s.conditions.date, default=None)
+    return max((s for s in read if s is not None), key=lambda s: s.conditions.last_date, default=None)
 
 
 def study_folder(slug: str) -> Path:
@@ -165,7 +167,21 @@ def arm_rows(found: Reproduction, runs: Mapping[str, Mapping[int, Figures]]) -> 
 def _timed(found: Reproduction, arm: str, seed: int, ledger: Ledger, device: Device) -> dict[str, Any]:
     start = time.perf_counter()
     figures = found.run(arm, seed, ledger, device)
-    return {**figures, "seconds": round(time.perf_counter() - start, 1)}
+    return {**figures, "seconds": round(time.perf_counter() - start, 1), "date": today(), "commit": commit()}
+
+
+def _conditions(found: Reproduction, device: Device, figures: Sequence[Figures]) -> Conditions:
+    """Those of the runs, of which some may have been made on another day, at another commit with the same code."""
+    dates = sorted({f["date"] for f in figures})
+    return replace(
+        conditions(device, runtime=found.runtime, threads=found.threads),
+        date=dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}",
+        commit=" ".join(dict.fromkeys(f["commit"] for f in figures)),
+        data=found.data,
+        split="report",
+        seeds=found.seeds,
+        seconds=sum(f["seconds"] for f in figures),
+    )
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

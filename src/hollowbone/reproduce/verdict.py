@@ -26,8 +26,8 @@ STYLES = {HOLDS: "green", PARTLY: "yellow", FAILS: "red", UNKNOWN: "dim"}
 class Verdict:
     """What held. `exact` findings were measured now, `learned` ones in the study, whose conditions are in `study`.
 
-    `fresh` says that the study was made by this call; otherwise its findings are those of `study.date` and are shown so, and
-    `code_unchanged` whether the code that made it is still the same.
+    `fresh` says that the whole study was made by this call; otherwise its findings are shown as those of `study.date`, and
+    `code_unchanged` says whether the code that made it is still the same.
     """
 
     slug: str
@@ -42,6 +42,7 @@ class Verdict:
     code_unchanged: bool
     notes: tuple[str, ...]
     metric: Metric
+    minutes: int
 
     @property
     def claims(self) -> tuple[Finding, ...]:
@@ -90,7 +91,7 @@ class Verdict:
 
 
 def judged(found: Reproduction, scale: str, study: Study | None, *, device: Device | None = None) -> Verdict:
-    """Measure what is exact now, judge the study's runs, and put both together. `study` is fresh at the scale `study`."""
+    """Measure what is exact now, judge the study's runs, and put both together."""
     from hollowbone.catalogue import system
     from hollowbone.tasks import get_task
 
@@ -112,10 +113,11 @@ def judged(found: Reproduction, scale: str, study: Study | None, *, device: Devi
         arms=tuple(arm_rows(found, runs)),
         now=conditions(device, runtime=found.runtime, threads=found.threads, seconds=seconds),
         study=study.conditions if study else None,
-        fresh=scale == "study",
+        fresh=study is not None and study.fresh,
         code_unchanged=study is not None and unchanged(found, study),
         notes=found.notes,
         metric=metric,
+        minutes=found.minutes,
     )
 
 
@@ -171,7 +173,7 @@ def _lines(verdict: Verdict) -> list[str]:
     """What stands under the tables: conditions, and what a reader must know."""
     lines = [f"measured now: {verdict.now}"]
     if verdict.study is None:
-        lines.append(f"no study yet: hollowbone reproduce {verdict.slug} --scale study")
+        lines.append(f"no study yet: hollowbone reproduce {verdict.slug} --scale study (about {verdict.minutes} minutes)")
         return lines
     lines.append(f"study{' (now)' if verdict.fresh else ''}: {verdict.study}")
     if not verdict.fresh and not verdict.code_unchanged:

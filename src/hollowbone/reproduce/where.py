@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,10 @@ PACKAGE = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Conditions:
-    """What was used. `seconds` is the work in all, `versions` those of the libraries that matter for the figures."""
+    """What was used. `seconds` is the work in all, `versions` those of the libraries that matter for the figures.
+
+    `date` is one day (UTC), or `FIRST to LAST` where the work was spread over several.
+    """
 
     date: str
     device: str
@@ -30,6 +33,11 @@ class Conditions:
     seeds: tuple[int, ...] = ()
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def last_date(self) -> str:
+        """The day of the newest figure."""
+        return self.date.split()[-1]
 
     def __str__(self) -> str:
         where = f"{self.device} ({self.processor}, {_many(self.cores, 'core')})"
@@ -53,33 +61,26 @@ class Conditions:
         return cls(**{**value, "seeds": tuple(value["seeds"])})
 
 
-def conditions(
-    device: Device,
-    *,
-    runtime: str,
-    threads: int,
-    data: str = "",
-    split: str = "",
-    seeds: Sequence[int] = (),
-    seconds: float = 0.0,
-) -> Conditions:
-    """Those of this moment on a device."""
+def conditions(device: Device, *, runtime: str, threads: int, seconds: float = 0.0) -> Conditions:
+    """Those of this moment on a device, without data."""
     facts = device.facts()
     versions = {name: facts[name] for name in ("python", "torch", "onnxruntime") if facts.get(name)}
     return Conditions(
-        date=datetime.now(UTC).date().isoformat(),
+        date=today(),
         device=device.name,
         processor=facts["processor"],
         cores=facts["cores"],
         runtime=runtime,
         threads=threads,
         commit=commit(),
-        data=data,
-        split=split,
-        seeds=tuple(seeds),
         seconds=seconds,
         versions=versions,
     )
+
+
+def today() -> str:
+    """The date, UTC."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def commit() -> str:
