@@ -41,8 +41,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, atomically."""
-    write_bytes(path, text.encode())
+    """Write `text` to `path` as UTF-8, atomically; what is no UTF-8 (a file name of other bytes) is written as its escape."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hollowbone.errors import ReplayDiverged, UserError
+from hollowbone.files import write_json
 from hollowbone.fit.journal import Journal
 
 
@@ -89,3 +91,8 @@ def test_any_json_value_comes_back_bit_for_bit(tmp_path_factory: pytest.TempPath
     again = Journal(path)
     assert again["value"] == kept == value
     again.close()
+
+
+def test_file_name_that_is_not_utf8_is_written_as_its_escape(tmp_path: Path) -> None:
+    write_json(tmp_path / "result.json", {"broken": {"caf\udce9.png": "truncated"}})
+    assert json.loads((tmp_path / "result.json").read_text())["broken"] == {"caf\udce9.png": "truncated"}

@@ -42,7 +42,7 @@ def full() -> dict[str, Any]:
     cost, before = _cost(0.4114, 1_231_630, 1_310_004, 9_113_600), _cost(0.8713, 8_951_377, 2_249_286, 24_460_000)
     return {
         "schema": "hollowbone.result/1",
-        "command": "hollowbone fit '/data/Über <fotos> & mehr' --budget 'latency<=0.5x, size<=2MB' --teacher mobilenetv2_140 --out runs/fotos",
+        "command": "hollowbone fit '/data/Über <fotos> & mehr' --budget 'latency<=0.5x, size<=2MB' --teacher mobilenetv2_140",
         "settings": {
             "data": "/data/Über <fotos> & mehr",
             "budget": "latency<=0.5x, size<=2MB",

@@ -34,7 +34,7 @@ class Journal:
             self._records = _read(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115  (open for the journal's life)
+            self._file = open(path, "a", encoding="utf-8", errors="backslashreplace", newline="\n")  # noqa: SIM115  (open for the journal's life)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -1,0 +1,1 @@
+"""Plug-in layers, one file a system."""

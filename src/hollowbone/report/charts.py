@@ -1,17 +1,15 @@
 """The page's figures as plotly JSON: plain dictionaries, so that drawing up a report imports no plotly.
 
-A colour is the name of a CSS variable, `var(--accent)`; the page's script looks it up in the scheme that is on. Text that
-comes from the user passes through `_safe`, since plotly reads a small HTML in every label.
+Text that comes from the user passes through `safe`, since plotly reads a small HTML in every label.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
-from textwrap import wrap
 from typing import Any
 
+from hollowbone.report.plot import axis, axis_range, beyond, layout_of, line, line_label, safe, short
 from hollowbone.report.words import Words
 
 Figure = dict[str, Any]
@@ -42,7 +40,7 @@ def tried(result: dict[str, Any], words: Words) -> Figure | None:
     limits = latency_limits(result)
     xs = [p["latency_ms"] for p in points] + [x["limit"] for x in limits]
     log = max(xs) > 12 * min(xs)
-    span = _span(xs, log)
+    span = axis_range(xs, log)
     traces = [_stage(stage, [p for p in scored if p["stage"] == stage], i, words) for i, stage in enumerate(_stages(scored))]
     if timed:
         traces.append(
@@ -54,12 +52,12 @@ def tried(result: dict[str, Any], words: Words) -> Figure | None:
                 "marker": {"symbol": "line-ns", "size": 14, "line": {"width": 2, "color": "var(--muted)"}},
             }
         )
-    layout = _layout(
+    layout = layout_of(
         height=460,
-        xaxis=_axis(f"latency, ms ({'log scale' if log else 'median'})", type="log" if log else "linear", range=span),
-        yaxis=_axis(f"{words.metric_name} on select, {words.unit or 'as is'}", domain=[0.16 if timed else 0, 1], nticks=7),
-        shapes=[shape for limit in limits for shape in _budget(limit, log)],
-        annotations=[_label(limit, span, log) for limit in limits],
+        xaxis=axis(f"latency, ms ({'log scale' if log else 'median'})", type="log" if log else "linear", range=span),
+        yaxis=axis(f"{words.metric_name} on select, {words.unit or 'as is'}", domain=[0.16 if timed else 0, 1], nticks=7),
+        shapes=[shape for x in limits for shape in (beyond(x["limit"]), line(x["limit"]))],
+        annotations=[line_label(f"{x['name']} ≤ {x['limit']:.4g} ms", x["limit"], span, log) for x in limits],
     )
     if timed:
         layout["xaxis"]["anchor"] = "y2"
@@ -90,15 +88,16 @@ def slimming(result: dict[str, Any], words: Words) -> Figure | None:
     path, unit = found["path"], found["unit"]
     first = path[0]
     points = [
-        {"kind": "start", "detail": "the trained supernet", "after": found["start"], "score": first["score"] + first["drop"]},
+        {"kind": "start", "detail": "before slimming", "after": found["start"], "score": first["score"] + first["drop"]},
         *path,
     ]
     hover = [
-        f"<b>{i}. {_safe(p['detail'])}</b><br>{p['after']:.4g} {unit} predicted<br>{words.score(p['score'])} on select, not retrained"
+        f"<b>{i}. {safe(p['detail'])}</b><br>{p['after']:.4g} {unit} predicted<br>"
+        f"{words.score(p['score'])} on select, not retrained"
         for i, p in enumerate(points)
     ]
-    symbols = {"start": "diamond", "depth": "square", "mixer": "triangle-up", "width": "circle"}
-    line = {
+    symbols = {"start": "diamond", "depth": "square", "mixer": "triangle-up", "width": "circle", "resolution": "triangle-down"}
+    way = {
         "type": "scatter",
         "mode": "lines",
         "x": [p["after"] for p in points],
@@ -107,15 +106,21 @@ def slimming(result: dict[str, Any], words: Words) -> Figure | None:
         "hoverinfo": "skip",
         "showlegend": False,
     }
-    traces = [line]
-    colours = {"start": "var(--muted)", "depth": SHADES[0], "mixer": SHADES[1], "width": SHADES[2]}
+    traces: list[dict[str, Any]] = [way]
+    colours = {
+        "start": "var(--muted)",
+        "depth": SHADES[0],
+        "mixer": SHADES[1],
+        "width": SHADES[2],
+        "resolution": "var(--accent)",
+    }
     for kind in dict.fromkeys(p["kind"] for p in points):
         chosen = [i for i, p in enumerate(points) if p["kind"] == kind]
         traces.append(
             {
                 "type": "scatter",
                 "mode": "markers",
-                "name": _safe(kind),
+                "name": safe(kind),
                 "x": [points[i]["after"] for i in chosen],
                 "y": [points[i]["score"] * words.scale for i in chosen],
                 "hovertext": [hover[i] for i in chosen],
@@ -123,16 +128,14 @@ def slimming(result: dict[str, Any], words: Words) -> Figure | None:
                 "marker": {"symbol": symbols.get(kind, "x"), "size": 9, "color": colours.get(kind, "var(--muted)")},
             }
         )
-    aims = [
-        {"name": f"aim {i + 1}" if len(found["limits"]) > 1 else "aim", "limit": aim} for i, aim in enumerate(found["limits"])
-    ]
-    span = _span([p["after"] for p in points] + found["limits"], False)
-    layout = _layout(
+    span = axis_range([p["after"] for p in points] + found["limits"], False)
+    aim = found["limits"][-1]
+    layout = layout_of(
         height=380,
-        xaxis=_axis(f"predicted latency, {unit}" if unit == "ms" else f"predicted, {unit}", range=span),
-        yaxis=_axis(f"{words.metric_name} of the slimmed supernet, {words.unit or 'as is'}", nticks=7),
-        shapes=[_line(aim["limit"]) for aim in aims],
-        annotations=[_label({**aim, "text": f"{aim['name']} {aim['limit']:.4g}"}, span, False) for aim in aims],
+        xaxis=axis(f"predicted latency, {unit}" if unit == "ms" else f"predicted, {unit}", range=span),
+        yaxis=axis(f"{words.metric_name} of what is left, {words.unit or 'as is'}", nticks=7),
+        shapes=[line(limit) for limit in found["limits"]],
+        annotations=[line_label(f"aim {aim:.4g}", aim, span, False)],
     )
     return {"data": traces, "layout": layout}
 
@@ -161,15 +164,15 @@ def training(result: dict[str, Any], words: Words) -> Figure | None:
             "marker": {"size": 5},
         }
     ]
-    layout = _layout(
-        height=320, xaxis=_axis("epoch", rangemode="tozero"), yaxis=_axis("training loss", nticks=6, rangemode="tozero")
+    layout = layout_of(
+        height=320, xaxis=axis("epoch", rangemode="tozero"), yaxis=axis("training loss", nticks=6, rangemode="tozero")
     )
     if judged:
         traces.append(
             {
                 "type": "scatter",
                 "mode": "lines+markers",
-                "name": f"{_safe(words.metric_name)} on select (right axis)",
+                "name": f"{safe(words.metric_name)} on select (right axis)",
                 "x": [h["epoch"] + 1 for h in judged],
                 "y": [h["metric"] * words.scale for h in judged],
                 "yaxis": "y2",
@@ -180,11 +183,11 @@ def training(result: dict[str, Any], words: Words) -> Figure | None:
             }
         )
         layout["yaxis2"] = {
-            **_axis(
+            **axis(
                 f"on select, {words.unit or 'as is'}",
                 nticks=6,
                 tickmode="auto",
-                range=_span([h["metric"] * words.scale for h in judged], False, 1),
+                range=axis_range([h["metric"] * words.scale for h in judged], False, 1),
             ),
             "overlaying": "y",
             "side": "right",
@@ -243,12 +246,12 @@ def waterline(result: dict[str, Any]) -> Figure | None:
                 "marker": {"color": colour, "symbol": symbol, "size": 8},
             }
         )
-    layout = _layout(
+    layout = layout_of(
         height=440,
-        xaxis=_axis("operations a byte moved (log scale)", type="log", range=span, **DECADES),
-        yaxis=_axis("10⁹ operations a second (log scale)", type="log", **DECADES),
-        shapes=[_line(balance)],
-        annotations=[_label({"limit": balance, "text": f"waterline {balance:.3g}"}, span, True)],
+        xaxis=axis("operations a byte moved (log scale)", type="log", range=span, **DECADES),
+        yaxis=axis("10⁹ operations a second (log scale)", type="log", **DECADES),
+        shapes=[line(balance)],
+        annotations=[line_label(f"waterline {balance:.3g}", balance, span, True)],
     )
     return {"data": traces, "layout": layout}
 
@@ -263,13 +266,14 @@ def confusion(result: dict[str, Any]) -> Figure | None:
     step = math.ceil(n / TICKS)
     ticks = {
         "tickvals": list(range(0, n, step)),
-        "ticktext": [_short(name) for name in names[::step]],
+        "ticktext": [short(name) for name in names[::step]],
         "showgrid": False,
         "zeroline": False,
     }
     hover = [
         [
-            f"<b>{_safe(names[t])}</b> taken for <b>{_safe(names[p])}</b><br>{counts[t][p]} of {totals[t]} ({counts[t][p] / totals[t]:.1%})"
+            f"<b>{safe(names[t])}</b> taken for <b>{safe(names[p])}</b><br>"
+            f"{counts[t][p]} of {totals[t]} ({counts[t][p] / totals[t]:.1%})"
             for p in range(n)
         ]
         for t in range(n)
@@ -288,15 +292,15 @@ def confusion(result: dict[str, Any]) -> Figure | None:
     }
     if n <= 24:
         trace |= {"text": [[str(value) if value else "" for value in row] for row in counts], "texttemplate": "%{text}"}
-    layout = _layout(
+    layout = layout_of(
         height=560,
-        xaxis=_axis("answer", **ticks, automargin=True, tickangle=0 if max(map(len, map(str, names))) <= 2 else -90),
-        yaxis=_axis("truth", **ticks, automargin=True, autorange="reversed"),
+        xaxis=axis("answer", **ticks, automargin=True, tickangle=0 if max(map(len, map(str, names))) <= 2 else -90),
+        yaxis=axis("truth", **ticks, automargin=True, autorange="reversed"),
     )
     return {"data": [trace], "layout": layout, "square": True}
 
 
-DECADES = {"dtick": 1, "exponentformat": "power"}
+DECADES = {"dtick": 1, "exponentformat": "none"}
 
 
 def _stages(points: Sequence[dict[str, Any]]) -> list[str]:
@@ -326,7 +330,7 @@ def _stage(stage: str, points: list[dict[str, Any]], place: int, words: Words) -
             name = "trial, " + (stage if not stage.startswith("1 ") else stage.removesuffix("s"))
             return {
                 **latencies,
-                "name": _safe(name),
+                "name": safe(name),
                 "marker": {"symbol": "circle", "size": 7 + 3 * min(place, 3), "color": SHADES[0], "opacity": 0.85},
             }
 
@@ -344,21 +348,22 @@ def _marks(points: list[dict[str, Any]], words: Words) -> dict[str, Any]:
 def _hover(point: dict[str, Any], words: Words) -> str:
     how = "measured" if point["measured"] else "predicted"
     lines = [
-        f"<b>{_safe(point['name'])}</b>",
-        f"stage: {_safe(point['stage'])}",
+        f"<b>{safe(point['name'])}</b>",
+        f"stage: {safe(point['stage'])}",
         f"latency: {words.ms(point['latency_ms'])} ms, {how}",
     ]
     if point.get("predicted_ms"):
         lines.append(f"predicted before: {words.ms(point['predicted_ms'])} ms")
     scored = point["select"] is not None
     epochs = f" after {point['epochs']} epochs" if point.get("epochs") and scored else ""
-    lines.append(f"{_safe(words.metric_name)}: {words.score(point['select'])} on select{epochs}" if scored else "not scored")
+    lines.append(f"{safe(words.metric_name)}: {words.score(point['select'])} on select{epochs}" if scored else "not scored")
     return "<br>".join(lines)
 
 
 def _layer(row: dict[str, Any]) -> str:
     return (
-        f"<b>{_safe(row['name'])}</b> ({_safe(row['type'])})<br>{row['measured_ms'] * 1e3:.1f} µs measured, {row['attainable_ms'] * 1e3:.1f} attainable"
+        f"<b>{safe(row['name'])}</b> ({safe(row['type'])})<br>"
+        f"{row['measured_ms'] * 1e3:.1f} µs measured, {row['attainable_ms'] * 1e3:.1f} attainable"
         f"<br>{row['intensity']:.3g} operations a byte<br>{row['share']:.0%} of the roofline"
     )
 
@@ -366,85 +371,3 @@ def _layer(row: dict[str, Any]) -> str:
 def _rate(row: dict[str, Any], time: str) -> float:
     """10^9 operations a second, two a multiply-add."""
     return 2 * row["macs"] / max(row[time], 1e-9) / 1e6
-
-
-def _span(values: Sequence[float], log: bool, least: float = 0.0) -> list[float]:
-    """A range of an axis with room at both ends, at least `least`; of the logarithms where it is logarithmic."""
-    low, high = min(values), max(values)
-    if log:
-        return [math.log10(low) - 0.08, math.log10(high) + 0.08]
-    room = max(0.08 * (high - low), least) or 0.1 * high
-    return [max(0.0, low - room), high + room]
-
-
-def _budget(limit: dict[str, Any], log: bool) -> list[dict[str, Any]]:
-    """The line, and a shade over everything beyond it."""
-    beyond = {"type": "rect", "xref": "x", "yref": "paper", "x0": limit["limit"], "x1": limit["limit"] * 1e3, "y0": 0, "y1": 1}
-    return [{**beyond, "fillcolor": "var(--over)", "line": {"width": 0}, "layer": "below"}, _line(limit["limit"])]
-
-
-def _line(x: float) -> dict[str, Any]:
-    line = {"color": "var(--bad)", "width": 1.5, "dash": "dash"}
-    return {"type": "line", "xref": "x", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": line}
-
-
-def _label(limit: dict[str, Any], span: Sequence[float], log: bool) -> dict[str, Any]:
-    """The name of a line above it, written towards the side that has room. An annotation takes logarithms on such an axis."""
-    text = limit.get("text") if "met" not in limit else f"{limit['name']} ≤ {limit['limit']:.4g} ms"
-    x = math.log10(limit["limit"]) if log else limit["limit"]
-    place = (x - span[0]) / (span[1] - span[0])
-    side = "right" if place > 0.7 else "left" if place < 0.3 else "center"
-    return {
-        "xref": "x",
-        "yref": "paper",
-        "x": x,
-        "xanchor": side,
-        "y": 1,
-        "yanchor": "bottom",
-        "text": _safe(text or ""),
-        "showarrow": False,
-        "font": {"size": 12, "color": "var(--bad)"},
-    }
-
-
-def _axis(title: str, **more: Any) -> dict[str, Any]:
-    return {
-        "title": {"text": _safe(title), "standoff": 8, "font": {"size": 12}},
-        "gridcolor": "var(--rule)",
-        "linecolor": "var(--rule-strong)",
-        "zeroline": False,
-        "ticks": "outside",
-        "ticklen": 4,
-        "tickcolor": "var(--rule-strong)",
-        "automargin": True,
-        **more,
-    }
-
-
-def _layout(*, height: int, **more: Any) -> dict[str, Any]:
-    return {
-        "height": height,
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "var(--sans)", "size": 12, "color": "var(--ink)"},
-        "hoverlabel": {
-            "bgcolor": "var(--raised)",
-            "bordercolor": "var(--rule-strong)",
-            "align": "left",
-            "font": {"family": "var(--sans)", "color": "var(--ink)"},
-        },
-        "hovermode": "closest",
-        "legend": {"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom", "itemsizing": "trace"},
-        "margin": {"l": 56, "r": 16, "t": 28, "b": 48},
-        "annotations": [],
-        **more,
-    }
-
-
-def _safe(text: str) -> str:
-    """Text that plotly's small HTML shows as it is, in lines that fit on a telephone."""
-    return "<br>".join(escape(line, quote=False) for line in wrap(str(text), 36)) or escape(str(text), quote=False)
-
-
-def _short(name: str) -> str:
-    return escape(name if len(name) <= 14 else name[:13] + "…", quote=False)

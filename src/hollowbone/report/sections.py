@@ -127,6 +127,7 @@ def _part(
     name: str, kind: str, params: int | None, rows: list[dict[str, Any]], most_params: int, most_macs: int, level: int
 ) -> dict[str, Any]:
     macs = sum(r["macs"] for r in rows)
+    blocks = _blocks(name, rows) if level == 2 else []
     kinds = Counter(r["type"] for r in rows if r["macs"])
     return {
         "name": name,
@@ -136,7 +137,8 @@ def _part(
         "params_share": 0 if params is None else 100 * params / most_params,
         "macs": f"{macs:,}" if rows else "",
         "macs_share": 100 * macs / most_macs,
-        "blocks": _blocks(name, rows) if level == 2 else [],
+        "blocks": blocks,
+        "attending": sum(blocks),
     }
 
 
@@ -219,10 +221,10 @@ def layers(result: dict[str, Any]) -> dict[str, Any]:
         {
             "name": r["name"],
             "type": r["type"],
-            "measured": f"{r['measured_ms'] * 1e3:.1f}",
+            "measured": f"{r['measured_ms'] * 1e3:.1f}" if r["measured_ms"] else "not timed",
             "attainable": f"{r['attainable_ms'] * 1e3:.1f}",
             "intensity": f"{r['intensity']:.2f}",
-            "share": f"{r['share']:.0%}",
+            "share": f"{r['share']:.0%}" if r["measured_ms"] else DASH,
             "below": r["memory_bound"],
             "lost_width": 100 * r["lost_ms"] / longest,
             "attainable_width": 100 * min(r["attainable_ms"], r["measured_ms"]) / longest,

@@ -36,7 +36,7 @@ def summary(result: dict[str, Any]) -> Table:
     where = f"{cost['device']}, {cost['runtime']}, {cost['threads']} thread(s), batch 1, seed {result['seeds'][0]}"
     table = Table(
         title=f"{result['model']['name']}: budget {result['budget']['text']} {met}",
-        caption=f"{where}; latency is the median in a fresh process; intervals are 95%",
+        caption=f"{where}; latency is the median; intervals are 95%",
         title_justify="left",
         caption_justify="left",
     )

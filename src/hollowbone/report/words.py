@@ -82,7 +82,8 @@ def of_cost(cost: dict[str, Any]) -> str:
 
 def of_metric(metric: dict[str, Any]) -> str:
     """Where a metric was taken: split, samples, device, runtime, threads, seeds."""
-    return f"{metric['split']} split, n = {metric['n']:,}; {metric['what']}; {where(metric)}; {plural(metric['seeds'], 'seed')}; 95% interval"
+    taken = f"{metric['split']} split, n = {metric['n']:,}; {metric['what']}; {where(metric)}"
+    return f"{taken}; {plural(metric['seeds'], 'seed')}; 95% interval"
 
 
 def of_select(result: dict[str, Any]) -> str:
@@ -90,7 +91,8 @@ def of_select(result: dict[str, Any]) -> str:
     n = sum(result["data"]["counts"].get("select", {}).values())
     threads = result["training"]["recipe"].get("threads")
     at = f", {plural(threads, 'thread')}" if threads else ""
-    return f"select split, n = {n:,}; before export, in PyTorch{at}, on the machine that ran fit; {plural(len(result['seeds']), 'seed')}"
+    taken = f"select split, n = {n:,}; before export, in PyTorch{at}, on the machine that ran fit"
+    return f"{taken}; {plural(len(result['seeds']), 'seed')}"
 
 
 def of_latency(result: dict[str, Any]) -> str:

@@ -22,7 +22,10 @@
     const narrow = width < NARROW;
     const { data, layout } = resolved(figure, getComputedStyle(document.documentElement));
     layout.width = width;
-    if (figure.square) layout.height = Math.min(layout.height, Math.max(320, width));
+    if (figure.square) {
+      layout.width = Math.min(width, 720);
+      layout.height = Math.min(layout.height, Math.max(320, width));
+    }
     if (narrow) {
       layout.margin = { ...layout.margin, l: 44, r: 8 };
       layout.dragmode = false; // a finger scrolls the page
