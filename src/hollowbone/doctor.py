@@ -46,7 +46,6 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "coreml": ("coremltools",),
     "cluster": ("ray",),
     "parquet": ("pyarrow",),
-    "webdataset": ("webdataset",),
 }
 """Distributions that an extra brings; the same as the project's optional dependencies."""
 

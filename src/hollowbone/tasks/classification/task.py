@@ -56,7 +56,7 @@ class Classification:
         """A picture file as uint8 Tensor (C, H, W) at the preprocessing's size, for `prepare`; `UserError` if unreadable."""
         from hollowbone.tasks.classification.pictures import load
 
-        return torch.from_numpy(load(path, preprocessing.resolution, preprocessing.in_chans))
+        return torch.tensor(load(path, preprocessing.resolution, preprocessing.in_chans))
 
     def predictions(self, outputs: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Class numbers (N,) from a model's outputs, of which the first is logits (N, K); -1 where a logit is not finite.
