@@ -1,4 +1,4 @@
-"""The supernet: mixtures of MetaPaths, their noise and temperature (fact sheet, "shows that it works" 7)."""
+"""The supernet: mixtures of MetaPaths, their noise and temperature."""
 
 from __future__ import annotations
 
