@@ -32,6 +32,7 @@ def write(context: Context, baseline: Baseline, found: Found, winner: Candidate,
     settings, data, task, journal = context.settings, context.data, context.task, context.journal
     judged = evaluate(shipped.artifact, data, "report", task=task, preprocessing=shipped.preprocessing)
     report_metric = journal.result(f"report/{shipped.weights_sha256[:12]}", judged.to_dict)
+    warnings = near_chance(report_metric, judged.targets)
     layers = journal.clock(
         f"waterline/{shipped.weights_sha256[:12]}",
         lambda: [row.to_dict() for row in waterline(shipped.model, _example(shipped), threads=settings.threads)],
@@ -91,6 +92,7 @@ def write(context: Context, baseline: Baseline, found: Found, winner: Candidate,
         },
         "cost": shipped.cost.to_dict(),
         "metrics": [{**report_metric, **where, "what": "exported file", "seeds": 1}],
+        "warnings": warnings,
         "tried": _tried(context, found, shipped, baseline),
         "slimming": found.slimming.record() if found.slimming else None,
         "tables": found.tables,
@@ -106,10 +108,26 @@ def write(context: Context, baseline: Baseline, found: Found, winner: Candidate,
     write_text(context.folder.path / "labels.txt", "\n".join(data.classes) + "\n")
     write_json(context.folder.result, value)
     write_report(value, context.folder.path / "report.html")
+    for warning in warnings:
+        context.say(f"warning: {warning}")
     context.say(
         f"{task.metric.name} on report: {task.metric.format(report_metric['value'])}, measured on {shipped.artifact.path.name}"
     )
     return value
+
+
+def near_chance(judged: dict[str, Any], targets: np.ndarray) -> list[str]:
+    """A warning where a model cannot be told from one that always answers with the largest class of the split.
+
+    A budget can be met by a model that has learnt nothing; whoever ships it must hear so.
+    """
+    largest = float(np.bincount(np.asarray(targets)).max() / len(targets))
+    if judged["interval"][0] > largest:
+        return []
+    return [
+        f"{judged['metric']} on {judged['split']} is {judged['value']:.1%}, no better than always naming the largest class "
+        f"({largest:.1%}): the budget is kept by a model that has learnt nothing; train longer (--epochs) or allow more"
+    ]
 
 
 def _example(shipped: Shipped) -> Any:
