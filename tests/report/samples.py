@@ -82,6 +82,7 @@ def full() -> dict[str, Any]:
         "model": _model(),
         "cost": cost,
         "metrics": [_metric(0.9250, 0.9009, 0.9436)],
+        "warnings": [],
         "tried": _tried(path, rungs),
         "slimming": {
             "unit": "ms",

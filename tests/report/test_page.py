@@ -172,3 +172,9 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         write_report(samples.bare(), tmp_path / "file" / "report.html")
+
+
+def test_warning_stands_in_the_header_and_only_where_there_is_one() -> None:
+    warned = render({**samples.full(), "warnings": ["learnt <nothing>"]})
+    assert "learnt &lt;nothing&gt;" in warned.split("</header>")[0]
+    assert 'class="warning"' not in render(samples.full())
